@@ -1,0 +1,3 @@
+module github.com/holdfast-io/holdfast
+
+go 1.26
