@@ -1,0 +1,70 @@
+# Holdfast's commands. `make help` lists them; README.md says when to use which.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := build
+MAKEFLAGS += --no-print-directory
+
+# Executions of each fuzz target in `make test` and in `make test-long`.
+FUZZ := 20000
+FUZZ_LONG := 2000000
+# Which benchmarks `make bench` runs: a name or the start of one; empty for all.
+BENCH :=
+# The packages that start goroutines: only there can the race detector find anything.
+RACE = $(shell git ls-files -co --exclude-standard '*.go' | xargs grep -lE '^\s+go (func\b|[A-Za-z_.]+\()' | xargs -r -n1 dirname | sort -u | sed 's|^|./|')
+VERSION = $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+
+.PHONY: help build run stop test test-long bench generate lint unit race fuzz shell clean
+
+help: ## list these commands
+	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
+
+build: ## bin/holdfast, one static binary
+	@scripts/deps build
+	CGO_ENABLED=0 go build -trimpath -o bin/holdfast ./cmd/holdfast
+
+run: build ## see it work: a pool in ./run and a round trip through the store
+	@scripts/deps run
+	@scripts/demo start
+
+stop: ## take down what `make run` left, and its data
+	@scripts/demo stop
+
+test: ## everything that CI runs
+	@scripts/deps test
+	@$(MAKE) build lint shell fuzz race unit
+
+test-long: ## the same with long fuzzing and the race detector everywhere
+	@scripts/deps test
+	@$(MAKE) build lint shell fuzz unit FUZZ=$(FUZZ_LONG)
+	go test -race -count=1 -timeout 120m ./...
+
+bench: ## [BENCH=store] measure against a baseline, into bench/results.json
+	@scripts/deps bench
+	@go run ./bench -run '$(BENCH)'
+
+generate: ## write the generated files anew
+	go generate ./...
+
+lint: ## gofmt, go vet, staticcheck, shellcheck
+	@scripts/deps lint
+	@unformatted=$$(git ls-files -co --exclude-standard '*.go' | xargs gofmt -l); \
+	if [ -n "$$unformatted" ]; then echo "not formatted; run gofmt -w on:"; echo "$$unformatted"; exit 1; fi
+	go vet ./...
+	go tool staticcheck ./...
+	shellcheck .ci/run $$(git ls-files -co --exclude-standard scripts)
+
+# The parts of `make test`, for running one alone.
+unit:
+	go test -count=1 -timeout 15m ./...
+
+race:
+	go test -race -short -count=1 -timeout 15m $(RACE)
+
+fuzz:
+	@scripts/fuzz $(FUZZ)
+
+shell: build
+	@scripts/demo try
+
+clean: stop ## remove what was built
+	rm -rf bin
