@@ -1,0 +1,91 @@
+package house
+
+import (
+	"fmt"
+	"go/ast"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// wellKnown are methods whose meaning is that of a standard interface.
+var wellKnown = []string{"Len", "Less", "Swap", "Push", "Pop"}
+
+func exportedDocumented(f *file) (wrong []string) {
+	if f.ast == nil || strings.HasSuffix(f.path, "_test.go") || f.isGenerated() || f.ast.Name.Name == "main" {
+		return nil
+	}
+	want := func(name *ast.Ident, docs ...*ast.CommentGroup) {
+		if name.IsExported() && !slices.ContainsFunc(docs, func(d *ast.CommentGroup) bool { return d != nil }) {
+			wrong = append(wrong, fmt.Sprintf("%d: %s has no doc comment", f.line(name), name.Name))
+		}
+	}
+	for _, decl := range f.ast.Decls {
+		switch d := decl.(type) {
+		case *ast.FuncDecl:
+			if receiverExported(d) && !slices.Contains(wellKnown, d.Name.Name) {
+				want(d.Name, d.Doc)
+			}
+		case *ast.GenDecl:
+			for _, spec := range d.Specs {
+				switch s := spec.(type) {
+				case *ast.TypeSpec:
+					if !d.Lparen.IsValid() {
+						s.Doc = d.Doc
+					}
+					want(s.Name, s.Doc)
+				case *ast.ValueSpec:
+					for _, name := range s.Names {
+						want(name, s.Doc, s.Comment, d.Doc) // a group may be explained once, above it
+					}
+				}
+			}
+		}
+	}
+	return wrong
+}
+
+// receiverExported reports whether d is a function, or a method of an exported type.
+func receiverExported(d *ast.FuncDecl) bool {
+	if d.Recv == nil {
+		return true
+	}
+	typ := d.Recv.List[0].Type
+	for {
+		switch t := typ.(type) {
+		case *ast.StarExpr:
+			typ = t.X
+		case *ast.IndexExpr:
+			typ = t.X
+		case *ast.IndexListExpr:
+			typ = t.X
+		case *ast.Ident:
+			return t.IsExported()
+		default:
+			return true
+		}
+	}
+}
+
+func TestEveryPackageSaysWhatItPromises(t *testing.T) {
+	docs := map[string]string{}
+	for _, f := range sources(t) {
+		if f.ast == nil || strings.HasSuffix(f.path, "_test.go") {
+			continue
+		}
+		if _, seen := docs[f.dir()]; !seen {
+			docs[f.dir()] = ""
+		}
+		if f.ast.Doc != nil {
+			if other := docs[f.dir()]; other != "" {
+				t.Errorf("%s: the package doc is in %s already: one place, or it will say two things", f.path, other)
+			}
+			docs[f.dir()] = f.path
+		}
+	}
+	for dir, doc := range docs {
+		if doc == "" {
+			t.Errorf("%s: no file has a package doc: say what the package promises", dir)
+		}
+	}
+}
