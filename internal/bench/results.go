@@ -58,7 +58,8 @@ func Load(path string) ([]Figure, error) {
 	}
 	var figures []Figure
 	if err := json.Unmarshal(text, &figures); err != nil {
-		return nil, fault.Errorf("bench.Load", fault.Corrupt, "%s is not a list of figures: %w; remove it and run make bench", path, err)
+		return nil, fault.WithCure(fault.Errorf("bench.Load", fault.Corrupt, "%s is not a list of figures: %w", path, err),
+			"remove it and run make bench")
 	}
 	return figures, nil
 }

@@ -15,7 +15,7 @@ import (
 // removed after the run. It needs root, and fault.Unsupported says so.
 func (r *Run) XFS(bytes int64) (string, error) {
 	if os.Geteuid() != 0 {
-		return "", fault.Errorf("bench.XFS", fault.Unsupported, "mounting a filesystem needs root: run make bench as root")
+		return "", fault.WithCure(fault.Errorf("bench.XFS", fault.Unsupported, "mounting a filesystem needs root"), "run make bench as root")
 	}
 	dir, err := r.Scratch()
 	if err != nil {

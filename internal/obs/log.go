@@ -8,6 +8,7 @@
 package obs
 
 import (
+	"fmt"
 	"io"
 	"log/slog"
 
@@ -40,7 +41,7 @@ func (f *Format) UnmarshalText(b []byte) error {
 	case "json":
 		*f = JSON
 	default:
-		return fault.Errorf("obs.Format", fault.Invalid, "log format %q is unknown: use text or json", b)
+		return fault.WithCure(fault.Errorf("obs.Format", fault.Invalid, "log format %q is unknown", b), "use text or json")
 	}
 	return nil
 }
@@ -65,14 +66,13 @@ func OptionsFromEnv(getenv func(string) string) (Options, error) {
 	var o Options
 	if v := getenv(EnvLevel); v != "" {
 		if err := o.Level.UnmarshalText([]byte(v)); err != nil {
-			return Options{}, fault.Errorf("obs.OptionsFromEnv", fault.Invalid,
-				"%s=%q is unknown: use debug, info, warn or error", EnvLevel, v)
+			return Options{}, fault.WithCure(fault.Errorf("obs.OptionsFromEnv", fault.Invalid, "%s: log level %q is unknown", EnvLevel, v),
+				"use debug, info, warn or error")
 		}
 	}
 	if v := getenv(EnvFormat); v != "" {
 		if err := o.Format.UnmarshalText([]byte(v)); err != nil {
-			return Options{}, fault.Errorf("obs.OptionsFromEnv", fault.Invalid,
-				"%s=%q is unknown: use text or json", EnvFormat, v)
+			return Options{}, fault.Wrap("obs.OptionsFromEnv", fmt.Errorf("%s: %w", EnvFormat, err))
 		}
 	}
 	return o, nil
