@@ -6,6 +6,10 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/holdfast-io/holdfast/internal/fault"
 )
 
 // wellKnown are methods whose meaning is that of a standard interface.
@@ -87,5 +91,27 @@ func TestEveryPackageSaysWhatItPromises(t *testing.T) {
 		if doc == "" {
 			t.Errorf("%s: no file has a package doc: say what the package promises", dir)
 		}
+	}
+}
+
+// TestFailuresPageIsTrue compares the table of docs/failures.md with the kinds: scripts
+// rely on it.
+func TestFailuresPageIsTrue(t *testing.T) {
+	var page string
+	for _, f := range sources(t) {
+		if f.path == "docs/failures.md" {
+			page = string(f.text)
+		}
+	}
+	kinds := 0
+	for k := fault.Unknown; k == fault.Unknown || k.String() != fault.Unknown.String(); k++ {
+		row := fmt.Sprintf("\n| %s | %d | %s |", k, k.ExitCode(), unix.ErrnoName(k.Errno()))
+		if strings.Count(page, row) != 1 {
+			t.Errorf("docs/failures.md lacks a row that begins%s", row)
+		}
+		kinds++
+	}
+	if got := strings.Count(page, "\n| ") - 1; got != kinds {
+		t.Errorf("docs/failures.md has %d kinds, package fault has %d", got, kinds)
 	}
 }
