@@ -22,6 +22,7 @@ import (
 // all are the benchmarks, in the order in which they run.
 var all = slices.Concat(
 	checksumBenchmarks,
+	hostBenchmarks,
 )
 
 func main() {

@@ -290,6 +290,27 @@ func TestTheFileIsAListOfSevenFields(t *testing.T) {
 	}
 }
 
+func TestFioReportIsRead(t *testing.T) {
+	report := `{"jobs": [{"read": {"total_ios": 0, "runtime": 0, "lat_ns": {"min": 0}},
+		"write": {"total_ios": 1000, "runtime": 2000, "lat_ns": {"bins": {"1000": 990, "1000000": 10}}},
+		"usr_cpu": 10.0, "sys_cpu": 15.0}]}`
+	c, err := fioCost([]byte(report), 4096)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.PerSecond() != 500 || c.Bytes != 4096000 || c.CPUPerOp() != 500 || c.Latency.Count() != 1000 {
+		t.Errorf("got %+v", c)
+	}
+	if p50, max := Quantile(0.5)(c), c.Latency.Max(); p50 < 1 || p50 > 1.02 || max != time.Millisecond {
+		t.Errorf("latency: median %v us, longest %v", p50, max)
+	}
+	for _, broken := range []string{"", "{}", `{"jobs": [{"write": {"total_ios": 1, "lat_ns": {"bins": {"soon": 1}}}}]}`} {
+		if _, err := fioCost([]byte(broken), 4096); err == nil {
+			t.Errorf("%q was read", broken)
+		}
+	}
+}
+
 func TestXFSIsThereForTheRunAndGoneAfterIt(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("mounting a filesystem needs root")

@@ -21,9 +21,11 @@ const (
 )
 
 // Record counts d; a negative d counts as 0.
-func (h *Histogram) Record(d time.Duration) {
-	h.counts[bucket(d)]++
-	h.total++
+func (h *Histogram) Record(d time.Duration) { h.record(d, 1) }
+
+func (h *Histogram) record(d time.Duration, n uint64) {
+	h.counts[bucket(d)] += n
+	h.total += n
 	h.max = max(h.max, d)
 }
 
