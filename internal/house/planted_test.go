@@ -54,6 +54,8 @@ var planted = []struct {
 	{"skips have a reason", "internal/store/a_test.go", `func f(t *testing.T) { if err != nil { t.Skipf("mount: %v", err) } }`, true},
 	{"skips have a reason", "internal/store/a_test.go", `func f(t *testing.T) { if os.Geteuid() != 0 { t.Skip("mount needs root") } }`, false},
 
+	{"skips have a reason", "internal/store/a_test.go", `func f(b *testing.B) { if err != nil { b.Skipf("no ring: %v", err) } }`, false},
+
 	{"kinds decide", "internal/store/a.go", `import "strings"; func f(err error) bool { return strings.Contains(err.Error(), "no space") }`, true},
 	{"kinds decide", "internal/store/a.go", `func f(err error) bool { return err.Error() == "no space" }`, true},
 	{"kinds decide", "internal/store/a.go", `func f(err error) string { return err.Error() + "!" }`, false},
