@@ -160,11 +160,12 @@ func FromErrno(no syscall.Errno) Kind {
 		return NotFound
 	case syscall.EEXIST, syscall.ENOTEMPTY:
 		return Exists
-	case syscall.EBUSY, syscall.EWOULDBLOCK, syscall.EMFILE, syscall.ENFILE:
+	case syscall.EBUSY, syscall.EWOULDBLOCK, syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM:
 		return Busy
-	case syscall.ENOSPC, syscall.EDQUOT:
+	case syscall.ENOSPC, syscall.EDQUOT, syscall.EMLINK:
 		return NoSpace
-	case syscall.EINVAL, syscall.ENAMETOOLONG, syscall.EISDIR, syscall.ENOTDIR:
+	case syscall.EINVAL, syscall.ENAMETOOLONG, syscall.EISDIR, syscall.ENOTDIR, syscall.ELOOP, syscall.EXDEV,
+		syscall.EBADF, syscall.EFBIG:
 		return Invalid
 	case syscall.EPERM, syscall.EACCES, syscall.EROFS:
 		return Denied
@@ -172,7 +173,8 @@ func FromErrno(no syscall.Errno) Kind {
 		return Unsupported
 	case syscall.ETIMEDOUT:
 		return Timeout
-	case syscall.EIO, syscall.EUCLEAN, syscall.ENODATA:
+	case syscall.EIO, syscall.EUCLEAN, syscall.ENODATA, syscall.EBADMSG, syscall.EILSEQ, syscall.EREMOTEIO,
+		syscall.ENOLINK, syscall.ENODEV, syscall.ENXIO: // what filesystems and block devices say of damage and loss
 		return Media
 	}
 	return Unknown
