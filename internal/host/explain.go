@@ -15,12 +15,15 @@ func (d *Dir) path(name string) string { return filepath.Join(d.root, name) }
 // explain makes a *fault.Error of what a system call, or a check, said of op: what
 // was being done, to which file, and what helps.
 func (d *Dir) explain(op *Op, f *file, err error) error {
-	var known *fault.Error
-	if errors.As(err, &known) {
-		return err
-	}
 	kind := fault.KindOf(err)
-	return fault.Errorf("host."+op.Kind.String(), kind, "%s: %w%s", d.subject(op, f), err, d.cure(op, err, kind))
+	if kind == fault.Unknown || kind == fault.Timeout {
+		kind = fault.Media // a device that gave up, or gave a reason that nobody knows
+	}
+	what := fmt.Errorf("%s: %w", d.subject(op, f), err)
+	if cure := d.cure(op, err, kind); cure != "" {
+		what = fault.WithCure(what, cure)
+	}
+	return fault.E("host."+op.Kind.String(), kind, zeroVolume, what)
 }
 
 // subject names what op is about.
@@ -41,19 +44,21 @@ func (d *Dir) subject(op *Op, f *file) string {
 	return d.path(op.Path)
 }
 
-// cure says what helps, where that is known.
+// cure says what helps, or "" when that is not known.
 func (d *Dir) cure(op *Op, err error, kind fault.Kind) string {
 	switch {
 	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):
-		return "; raise the limit of open files (LimitNOFILE)"
-	case errors.Is(err, syscall.EWOULDBLOCK) && op.Kind == OpOpen:
-		return "; another process has it locked: stop that one, and wait until its last writes have ended"
-	case errors.Is(err, syscall.ELOOP), errors.Is(err, syscall.EXDEV):
-		return "; symbolic links and other filesystems are not followed below " + d.root
-	case kind == fault.NoSpace:
-		return "; free space on the filesystem of " + d.root
+		return "raise the limit of open files (LimitNOFILE= in the systemd unit, or ulimit -n)"
+	case op.Kind == OpOpen && errors.Is(err, syscall.EWOULDBLOCK):
+		return "stop the process that has it locked (see /proc/locks), and wait until its last writes have ended"
+	case errors.Is(err, syscall.ELOOP):
+		return "put a directory or file where the symbolic link is: none is followed below " + d.root
+	case errors.Is(err, syscall.EXDEV):
+		return "unmount what is mounted below " + d.root
 	case errors.Is(err, syscall.EROFS):
-		return "; the filesystem of " + d.root + " is read-only, often because it found damage: see the kernel's log"
+		return "see the kernel's log for why the filesystem of " + d.root + " is read-only"
+	case kind == fault.NoSpace:
+		return "free space on the filesystem of " + d.root
 	}
 	return ""
 }

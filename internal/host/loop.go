@@ -83,6 +83,7 @@ type Loop struct {
 	clock    Clock
 	engine   engine
 	chosen   Engine
+	noRing   error // why EngineAuto chose the pool
 	inbox    *inbox
 	bell     *Watch
 	timers   timers
@@ -138,9 +139,12 @@ func (l *Loop) chooseEngine(pinned bool) error {
 	if o.Engine == EngineRing {
 		return err
 	}
-	l.engine, l.chosen = &poller{}, EnginePool
+	l.engine, l.chosen, l.noRing = &poller{}, EnginePool, err
 	return nil
 }
+
+// WhyNoRing returns why EngineAuto became EnginePool; nil when it did not.
+func (l *Loop) WhyNoRing() error { return l.noRing }
 
 // Engine returns the engine that the loop has: EngineRing or EnginePool.
 func (l *Loop) Engine() Engine { return l.chosen }

@@ -1,0 +1,4 @@
+package host
+
+// Tiny gives o rings that are full all the time.
+var Tiny = tiny
