@@ -9,9 +9,6 @@ FUZZ := 20000
 FUZZ_LONG := 2000000
 # Which benchmarks `make bench` runs: a name or the start of one; empty for all.
 BENCH :=
-# The packages that start goroutines: only there can the race detector find anything.
-RACE = $(shell git ls-files -co --exclude-standard '*.go' | xargs grep -lE '^\s+go (func\b|[A-Za-z_.]+\()' | xargs -r -n1 dirname | sort -u | sed 's|^|./|')
-VERSION = $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 
 .PHONY: help build run stop test test-long bench generate lint unit race fuzz shell clean
 
@@ -57,8 +54,11 @@ lint: ## gofmt, go vet, staticcheck, shellcheck
 unit:
 	go test -count=1 -timeout 15m ./...
 
+# Only where goroutines are started can the race detector find anything.
 race:
-	go test -race -short -count=1 -timeout 15m $(RACE)
+	packages=$$(git ls-files -co --exclude-standard '*.go' | xargs grep -lE '^\s+go (func\b|[A-Za-z_.]+\()' | \
+		xargs -n1 dirname | sort -u | sed 's|^|./|'); \
+	go test -race -short -count=1 -timeout 15m $$packages
 
 fuzz:
 	@scripts/fuzz $(FUZZ)
