@@ -11,8 +11,7 @@ import (
 // driven by that loop only: its methods are called from inside what the loop calls.
 //
 // At most Options.Depth operations are with the kernel at once, in the order in which
-// they were submitted; the rest wait here, without limit. A Dir that hangs holds up
-// only itself.
+// they were submitted; the rest wait here, without limit.
 type Dir struct {
 	loop    *Loop
 	private bool // the loop is only for this Dir
@@ -264,7 +263,6 @@ func (d *Dir) finish(s *slot) {
 func (d *Dir) complete(op *Op) {
 	d.inFlight--
 	d.done++
-	d.loop.events++
 	op.Done(op)
 }
 

@@ -138,7 +138,8 @@ type Entry struct {
 // in any order.
 type Disk interface {
 	// Submit hands over ops. It may hold them back until the next Poll, to send many
-	// with one system call.
+	// with one system call. It does not keep the slice; a caller that must not
+	// allocate passes one of its own, for Submit(op) makes the compiler make one.
 	Submit(ops ...*Op)
 	// Poll sends what was submitted, calls Done for operations that have completed,
 	// and returns how many there were. When there are none it waits for one, at most

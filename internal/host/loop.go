@@ -75,9 +75,14 @@ var zeroVolume block.VolumeID
 // watches and timers happens on: [Loop.Run] is the goroutine. Others reach it by
 // [Loop.Post]. A loop carries many disks and volumes; what it calls must not block.
 //
-// While the loop waits in the kernel its P (in the Go scheduler's sense) may stay with
-// it for up to some 20 µs, so give the process GOMAXPROCS of at least one more than
-// it has loops.
+// The Go scheduler counts a loop that waits in the kernel as running for some
+// microseconds, and makes one that wakes up queue for its turn behind goroutines that
+// compute. GOMAXPROCS of the number of cores plus that of loops leaves that to the
+// kernel's scheduler, which is better at it (docs/decisions/0001).
+//
+// Disks on one loop do not take each other's turns, slots or workers. They do share
+// the few threads that the kernel has for operations that must wait inside it, so a
+// disk whose hanging must not be felt by others wants a loop of its own.
 type Loop struct {
 	options  Options
 	clock    Clock
@@ -87,7 +92,6 @@ type Loop struct {
 	inbox    *inbox
 	bell     *Watch
 	timers   timers
-	events   int // watches fired, posts called, ops done: ever
 	stopping atomic.Bool
 
 	mu   sync.Mutex // for those that change list
@@ -117,7 +121,6 @@ func newLoop(o Options, pinned bool) (*Loop, error) {
 		return nil, fault.E("host.NewLoop", fault.KindOf(err), zeroVolume, err)
 	}
 	l.bell = l.Watch(l.inbox.bell, Readable, func() {
-		l.events-- // the bell is no event, what it rings for is
 		l.inbox.silence()
 		l.bell.Arm()
 	})
@@ -227,7 +230,7 @@ func (l *Loop) turn(wait time.Duration) {
 
 	l.engine.reap()
 	l.empty()
-	l.events += l.timers.run(l.clock)
+	l.timers.run(l.clock)
 	if refused {
 		for _, d := range l.dirs() {
 			if d != nil {
@@ -245,7 +248,6 @@ func (l *Loop) empty() {
 		case s != nil:
 			s.dir.worked(s)
 		case f != nil:
-			l.events++
 			f()
 		}
 	}

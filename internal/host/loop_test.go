@@ -67,7 +67,7 @@ func TestNoWakeUpIsLost(t *testing.T) {
 		l, end := runLoop(t, o)
 		defer end()
 		answer := make(chan struct{}, 1)
-		for i := range 20000 {
+		for i := range 5000 {
 			l.Post(func() { answer <- struct{}{} })
 			<-answer
 			for range i % 50 { // vary the moment

@@ -81,12 +81,11 @@ func (h timers) limit(wait time.Duration, clock Clock) time.Duration {
 }
 
 // run fires the timers that are due.
-func (h *timers) run(clock Clock) (fired int) {
+func (h *timers) run(clock Clock) {
 	if len(*h) == 0 {
-		return 0
+		return
 	}
-	for now := clock.Now(); len(*h) > 0 && (*h)[0].at <= now; fired++ {
+	for now := clock.Now(); len(*h) > 0 && (*h)[0].at <= now; {
 		heap.Pop(h).(*Timer).fire()
 	}
-	return fired
 }

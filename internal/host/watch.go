@@ -64,7 +64,6 @@ func (w *Watch) Close() {
 // fire is called by the engine when what w was armed for has happened.
 func (w *Watch) fire() {
 	w.armed = false
-	w.loop.events++
 	w.ready()
 }
 
