@@ -48,7 +48,7 @@ type Options struct {
 	Depth int
 	// Threads is how many goroutines of one disk make blocking calls: of the
 	// operations that have no place in a ring, or of all. 0 is 4 beside a ring and
-	// 32 without.
+	// 16 without.
 	Threads int
 	// Inbox is how many posted functions wait in a loop at most. 0 is 1024.
 	Inbox int
@@ -112,7 +112,7 @@ func newLoop(o Options, pinned bool) (*Loop, error) {
 	if l.options.Threads == 0 {
 		l.options.Threads = 4
 		if l.chosen == EnginePool {
-			l.options.Threads = 32
+			l.options.Threads = 16
 		}
 	}
 	var err error

@@ -84,7 +84,7 @@ func TestTryPostRefusesWhenFull(t *testing.T) {
 	}
 	ran := 0
 	post := func() bool { return l.TryPost(func() { ran++ }) }
-	if !post() || !post() || post() {
+	if first, second, third := post(), post(), post(); !first || !second || third {
 		t.Fatal("an inbox of 2 did not take exactly 2 posts")
 	}
 	l.Stop() // before Run: what was posted still runs
@@ -92,7 +92,7 @@ func TestTryPostRefusesWhenFull(t *testing.T) {
 	if ran != 2 {
 		t.Errorf("%d of 2 posts ran", ran)
 	}
-	if post() || l.Post(func() {}) {
+	if l.TryPost(func() {}) || l.Post(func() {}) {
 		t.Error("a loop that has ended took a post")
 	}
 	l.Close()
