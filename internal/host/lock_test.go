@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -34,10 +35,14 @@ func TestLockOutlivesKilledProcessUntilItsWritesEnd(t *testing.T) {
 			if line, err := out.ReadString('\n'); err != nil || line != "writing\n" {
 				t.Fatalf("the child said %q: %v", line, err)
 			}
+			pid := child.Process.Pid
+			for !strings.Contains(threadStates(t, pid), "D") { // until the kernel has a write
+			}
 			if err := child.Process.Kill(); err != nil {
 				t.Fatal(err)
 			}
-			waitUntilStuck(t, child.Process.Pid)
+			for strings.Trim(threadStates(t, pid), "DZX") != "" { // until it runs no more
+			}
 			d := open(t, root, v.options)
 			lock := &host.Op{Kind: host.OpOpen, Path: "file", Flags: host.Lock | host.Direct}
 			if err := host.Do(d, lock); !fault.Is(err, fault.Busy) {
@@ -56,25 +61,21 @@ func TestLockOutlivesKilledProcessUntilItsWritesEnd(t *testing.T) {
 	}
 }
 
-// waitUntilStuck waits until no thread of a killed process runs any more: each is
-// gone or waits for the disk.
-func waitUntilStuck(t *testing.T, pid int) {
+// threadStates returns a letter for each thread of a process: R and S run or could, D
+// is stuck in the kernel, Z and X are dead.
+func threadStates(t *testing.T, pid int) string {
 	t.Helper()
-	for alive := true; alive; {
-		alive = false
-		stats, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
-		if err != nil || len(stats) == 0 {
-			t.Fatalf("process %d is gone, its writes with it (%v)", pid, err)
-		}
-		for _, stat := range stats {
-			text, err := os.ReadFile(stat)
-			if err != nil {
-				continue // that thread is gone
-			}
-			state := text[bytes.LastIndexByte(text, ')')+2]
-			alive = alive || !bytes.ContainsRune([]byte("DZX"), rune(state))
+	stats, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+	if err != nil || len(stats) == 0 {
+		t.Fatalf("process %d is gone, its writes with it (%v)", pid, err)
+	}
+	var states []byte
+	for _, stat := range stats {
+		if text, err := os.ReadFile(stat); err == nil { // or that thread is gone
+			states = append(states, text[bytes.LastIndexByte(text, ')')+2])
 		}
 	}
+	return string(states)
 }
 
 func write(t *testing.T, d host.Disk, f host.File) {
