@@ -61,6 +61,7 @@ func (d *Disk) Kill() *Disk {
 			d.land(op)
 		case 1:
 			if h := d.handles[op.File]; op.Kind == host.OpWrite && d.check(op) == nil {
+				d.reportOp("landed in part", op)
 				d.writePart(h.inode, op)
 			}
 		}
@@ -77,6 +78,12 @@ func (d *Disk) report(line string) {
 	}
 }
 
+func (d *Disk) reportOp(how string, op *host.Op) {
+	if d.trace != nil {
+		d.trace(how + ": " + traceRequest(op, d.pathOf(op)))
+	}
+}
+
 func (d *Disk) mustBeWhole() {
 	if d.inodes == nil {
 		panic(fault.Bug("simdisk: this disk has crashed or been killed before: use the one that was returned"))
@@ -90,7 +97,8 @@ func (d *Disk) land(op *host.Op) {
 	}
 	c := *op
 	if d.check(&c) == nil {
-		_ = d.apply(&c, 0)
+		d.reportOp("landed", op)
+		_ = d.apply(&c, 0) // which may fail: nobody is there to be told
 	}
 }
 

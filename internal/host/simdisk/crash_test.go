@@ -305,6 +305,61 @@ func TestDirectoriesThatMoveAreNeverLost(t *testing.T) {
 	}
 }
 
+func TestSyncOfAMovedDirectoryTakesAlongWhatItStandsOn(t *testing.T) {
+	p := start(t, simdisk.Options{})
+	for _, dir := range []string{"x", "x/b", "x/b/a", "y"} {
+		p.mkdir(dir)
+	}
+	p.syncAll()
+	p.rename("x/b/a", "y/a")
+	p.rename("x/b", "y/a/b") // without the rename before it, b would be in a and a in b
+	p.syncDir("x")
+	p.syncDir("y/a")
+	p.crash(0, simdisk.KeepNone).expectNames("x/", "y/", "y/a/", "y/a/b/")
+}
+
+func TestFilesMovedOutOfARemovedDirectoryAreNeverLost(t *testing.T) {
+	p := start(t, simdisk.Options{})
+	p.mkdir("d")
+	p.mkdir("e")
+	p.create("d/file")
+	p.syncAll()
+	p.rename("d/file", "e/file")
+	p.remove("d")
+	found := map[string]bool{}
+	for seed := range uint64(100) {
+		found[fmt.Sprint(names(p.crash(seed, simdisk.KeepSome).Disk))] = true
+	}
+	for _, want := range []string{"[d/ d/file e/]", "[d/ e/ e/file]", "[e/ e/file]"} {
+		if !found[want] {
+			t.Errorf("never left %s", want)
+		}
+		delete(found, want)
+	}
+	if len(found) > 0 {
+		t.Errorf("left %v", found)
+	}
+	p.syncDir(".")
+	p.crash(0, simdisk.KeepNone).expectNames("e/", "e/file")
+}
+
+func TestChangesAfterALostRenameAreLostInBothDirectories(t *testing.T) {
+	p := start(t, simdisk.Options{})
+	p.mkdir("a")
+	p.mkdir("b")
+	p.create("a/x")
+	p.syncAll()
+	p.rename("a/x", "b/x")
+	p.create("a/y")
+	p.create("b/z")
+	for seed := range uint64(100) {
+		got := fmt.Sprint(names(p.crash(seed, simdisk.KeepSome).Disk))
+		if strings.Contains(got, "a/x") && (strings.Contains(got, "a/y") || strings.Contains(got, "b/z")) {
+			t.Fatalf("seed %d left %s", seed, got)
+		}
+	}
+}
+
 func TestRemovalThatWasNotSyncedMayBeUndone(t *testing.T) {
 	p := start(t, simdisk.Options{})
 	f := p.create("file")

@@ -56,7 +56,8 @@ func (d *Disk) misdirect(n *inode, op *host.Op) {
 	if to >= op.Offset/pageSize {
 		to++
 	}
-	n.write(to*pageSize+op.Offset%pageSize, op.Buf, d.room(), d.rand)
+	at := to*pageSize + op.Offset%pageSize
+	n.write(at, op.Buf[:min(int64(len(op.Buf)), n.now.size-at)], d.room(), d.rand)
 }
 
 // allot gives a write that does not land its space and size.

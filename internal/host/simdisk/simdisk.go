@@ -67,7 +67,8 @@ type Options struct {
 
 	// Trace, when set, is given one line for each operation performed, such as
 	// "write chunks/00000000.000001 off=262144 len=4096". What did not go well follows
-	// an equals sign: "open replica.json = not found".
+	// an equals sign: "open replica.json = not found". What a crash or kill lets
+	// happen of the operations in flight is told as "landed: ...".
 	Trace func(line string)
 }
 
