@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/holdfast-io/holdfast/internal/fault"
 	"golang.org/x/sys/unix"
 )
 
@@ -144,6 +145,30 @@ func TestRunEndsWithItsContextAndDrains(t *testing.T) {
 		}
 		l.Close()
 	})
+}
+
+// Posts before Run are the way to start: a disk that was used outside of the loop
+// would miss wake-ups later, so it is refused at once.
+func TestDiskOfALoopIsNotUsedOutsideIt(t *testing.T) {
+	l, err := NewLoop(Options{Engine: EngineRing})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(l.Close)
+	if l.engine.(*ring).u.flags&setupDisabled == 0 {
+		return // a kernel before 6.1: any thread may enter
+	}
+	d, err := l.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err, _ := recover().(error); !fault.Is(err, fault.Internal) {
+			t.Errorf("polling outside of Run: %v, want a panic with a bug", err)
+		}
+	}()
+	d.Submit(&Op{Kind: OpSpace, Done: func(*Op) {}})
+	d.Poll(-1)
 }
 
 func TestDisksShareALoop(t *testing.T) {

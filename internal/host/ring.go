@@ -229,6 +229,8 @@ func (r *ring) enter(timeout time.Duration) {
 	switch err := r.u.enter(timeout); err {
 	case nil, syscall.ETIME, syscall.EINTR:
 	case syscall.EAGAIN, syscall.EBUSY: // short of memory, or completions first: what is unsent stays
+	case syscall.EBADFD, syscall.EEXIST:
+		panic(fault.Bug("host: a disk of a loop is used from outside of that loop's Run: %v", err))
 	default:
 		panic(fault.Bug("host: io_uring_enter: %v", err))
 	}
