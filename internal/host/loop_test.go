@@ -147,8 +147,8 @@ func TestRunEndsWithItsContextAndDrains(t *testing.T) {
 	})
 }
 
-// Posts before Run are the way to start: a disk that was used outside of the loop
-// would miss wake-ups later, so it is refused at once.
+// The ring belongs to the thread that Run is on. What must happen first is posted
+// before Run; polling from elsewhere is a mistake that shows at once.
 func TestDiskOfALoopIsNotUsedOutsideIt(t *testing.T) {
 	l, err := NewLoop(Options{Engine: EngineRing})
 	if err != nil {
