@@ -143,7 +143,7 @@ func (c *creation) lock(ctx context.Context) error {
 	}
 	err := checkVacant(path)
 	if err == nil {
-		err = clearUnfinished(ctx, path, false)
+		err = clearUnfinished(ctx, path)
 	}
 	if err != nil {
 		c.pool.leave()
@@ -325,7 +325,7 @@ func (c *creation) furnish() error {
 func (c *creation) undo(why error) error {
 	c.pool.unlockInside()
 	// Not the caller's context: it may be what ended the create.
-	if err := clearUnfinished(context.Background(), c.pool.path, true); err != nil {
+	if err := clearUnfinished(context.Background(), c.pool.path); err != nil {
 		return errors.Join(why, err, c.pool.Close())
 	}
 	c.pool.leave()

@@ -3,6 +3,7 @@ package pool
 import (
 	"context"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -62,7 +63,7 @@ func TestTwoDevicesWithTheSameFilesystemAreNotChosenFrom(t *testing.T) {
 	clone := &disk{t: t, image: filepath.Join(dir, "clone")}
 	t.Cleanup(clone.takeOut)
 	clone.putIn()
-	_, err := findDevice(context.Background(), p.Identity().Pool, "/dev/null")
+	_, err := findDevice(context.Background(), p.Identity().Pool, "/dev/loop-gone")
 	wantFault(t, err, fault.Precondition, d.device(), clone.device(), "detach the copy")
 }
 
@@ -209,6 +210,39 @@ func TestInterruptedCreateLeavesNothing(t *testing.T) {
 	}
 }
 
+func TestCreateKilledAtAnyStepCanBeDoneAgain(t *testing.T) {
+	for _, step := range []string{lockName, unfinishedName, imageName, mountName, "mount/" + volumesName,
+		"mount/" + volumesName + "/" + measureName, "mount/" + copyName, "mount/" + lockName, identityName} {
+		t.Run(filepath.Base(step), func(t *testing.T) {
+			path := filepath.Join(needRoot(t), "pool")
+			other := exec.Command(os.Args[0])
+			other.Env = append(os.Environ(), createEnv+"="+path)
+			must(t, other.Start())
+			died := make(chan struct{})
+			go func() { other.Wait(); close(died) }()
+			for ended := false; !ended && !exists(filepath.Join(path, step)); {
+				select {
+				case <-died: // we were too slow to see the step
+					ended = true
+				default:
+				}
+			}
+			_ = other.Process.Kill() // it may have ended
+			<-died
+
+			p, err := open(t, path)
+			if err == nil { // it was through
+				must(t, p.Close())
+				must(t, wipe(path, WipeOptions{Pool: p.Identity().Pool}))
+			} else if !fault.Is(err, fault.NotFound) && !fault.Is(err, fault.Precondition) {
+				t.Fatalf("what is left opens with %v", err)
+			}
+			must(t, imagePool(t, path).Close())
+			must(t, mustOpen(t, path).Close())
+		})
+	}
+}
+
 // A create that was killed leaves unfinished.json and some of the rest, mounted or not.
 func TestCreateThatWasKilledIsNoPoolAndCanBeDoneAgain(t *testing.T) {
 	for _, kind := range []Kind{Directory, Image, Device} {
@@ -233,6 +267,9 @@ func TestCreateThatWasKilledIsNoPoolAndCanBeDoneAgain(t *testing.T) {
 				if state == "early" {
 					must(t, os.RemoveAll(filepath.Join(path, copyName)))
 					must(t, os.RemoveAll(filepath.Join(path, volumesName)))
+					if kind == Device {
+						must(t, wipeDevice(t.Context(), o.Device))
+					}
 				}
 
 				_, err := open(t, path)
@@ -289,4 +326,14 @@ func TestClassCanBeGiven(t *testing.T) {
 	if id := p.Identity(); id.Class != Low || !id.ClassGiven || id.Measured.ReadIOPS == 0 {
 		t.Errorf("the identity is %+v", id)
 	}
+}
+
+// The daemon that looks for its disk may be the one that serves a loop device.
+func TestDevicesServedByProgramsAreNotReadInSearchOfADisk(t *testing.T) {
+	dir := needRoot(t)
+	d := newDisk(t, dir, "disk", xfsBytesMin)
+	p := mustCreate(t, CreateOptions{Path: filepath.Join(dir, "pool"), Device: d.device()})
+	must(t, p.Close())
+	_, err := findDevice(context.Background(), p.Identity().Pool, "/dev/sdz")
+	wantFault(t, err, fault.NotFound, "/dev/sdz")
 }

@@ -171,6 +171,9 @@ func findDevice(ctx context.Context, pool block.PoolID, hint string) (string, er
 		if err := ctx.Err(); err != nil {
 			return "", fault.E("device", fault.Canceled, block.VolumeID{}, err)
 		}
+		if software(n.Name()) && !software(kernelName(hint)) {
+			continue
+		}
 		size, err := os.ReadFile(filepath.Join(blockClass, n.Name(), "size"))
 		if err != nil || strings.TrimSpace(string(size)) == "0" || len(holdersOf(n.Name())) > 0 {
 			continue // nothing in it; or only a part of a device that is listed too
@@ -190,6 +193,12 @@ func findDevice(ctx context.Context, pool block.PoolID, hint string) (string, er
 	}
 	return "", fault.WithCure(fault.Errorf("device", fault.Precondition,
 		"%s carry the same filesystem (UUID %s)", strings.Join(found, " and "), pool), "detach the copy")
+}
+
+// software reports whether a device may be served by a program. Reading one would wait
+// for the program, and it may be us: a volume of ours, whose replica is in this pool.
+func software(name string) bool {
+	return strings.HasPrefix(name, "loop") || strings.HasPrefix(name, "ublk") || strings.HasPrefix(name, "nbd")
 }
 
 // xfsUUID reads the UUID of the XFS filesystem on a device; ok is false when there is

@@ -18,7 +18,7 @@ import (
 
 // How long unmounting and detaching wait for what is still closing.
 const (
-	busyTries = 60
+	busyTries = 40
 	busyPause = 50 * time.Millisecond
 )
 

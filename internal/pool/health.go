@@ -80,7 +80,7 @@ func Inspect(path string) (Report, error) {
 	}
 	r := Report{Path: path, Identity: id, OwnerPID: owner(path)}
 	if id.Kind != Directory && !mounted(path) {
-		r.Health = absent(path, id)
+		r.Health = absent(r)
 		return r, nil
 	}
 	r.Mount = mountOf(path, id.Kind)
@@ -141,12 +141,16 @@ func traceOfPool(path string) bool {
 }
 
 // absent says why nothing is mounted.
-func absent(path string, id Identity) Health {
-	if h := source(path, id); h.State != Ready {
+func absent(r Report) Health {
+	if h := source(r.Path, r.Identity); h.State != Ready {
 		return h
 	}
+	if r.OwnerPID != 0 {
+		return Health{Unmounted, "the process that has it open mounted it where it can't be seen from here",
+			fmt.Sprintf("look from there: nsenter --mount --target %d", r.OwnerPID)}
+	}
 	return Health{Unmounted, "no process has opened it since the machine started, or since it was unmounted",
-		"open it, or run: holdfast pool remount " + quote(path)}
+		"open it, or run: holdfast pool remount " + quote(r.Path)}
 }
 
 // source looks whether what an unmounted pool's filesystem is on is there.

@@ -13,7 +13,7 @@ import (
 	"github.com/holdfast-io/holdfast/internal/fault"
 )
 
-// wantHealth looks through the pool and from outside, and at the next open.
+// wantHealth looks at an open pool from inside and from outside.
 func wantHealth(t *testing.T, p *Pool, state State, cure string) {
 	t.Helper()
 	r, err := Inspect(p.Path())

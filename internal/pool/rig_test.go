@@ -18,13 +18,24 @@ import (
 	"github.com/holdfast-io/holdfast/internal/fault"
 )
 
-// holdEnv has the test binary open the pool that it names, and hold it until its
-// standard input ends.
-const holdEnv = "HOLDFAST_TEST_HOLD_POOL"
+// These have the test binary open, or create, the pool that they name, and hold it until
+// its standard input ends.
+const (
+	holdEnv   = "HOLDFAST_TEST_HOLD_POOL"
+	createEnv = "HOLDFAST_TEST_CREATE_POOL"
+)
 
 func TestMain(m *testing.M) {
-	if path := os.Getenv(holdEnv); path != "" {
-		p, err := Open(context.Background(), path, OpenOptions{AnyCluster: true})
+	var p *Pool
+	var err error
+	switch hold, make := os.Getenv(holdEnv), os.Getenv(createEnv); {
+	case make != "":
+		p, err = Create(context.Background(), CreateOptions{Path: make, Cluster: clusterA, Kind: Image,
+			SizeBytes: xfsBytesMin, MeasureFor: 20 * time.Millisecond})
+	case hold != "":
+		p, err = Open(context.Background(), hold, OpenOptions{AnyCluster: true})
+	}
+	if p != nil || err != nil {
 		if err != nil {
 			fmt.Println(err)
 			os.Exit(1)

@@ -42,7 +42,7 @@ func Wipe(ctx context.Context, path string, o WipeOptions) error {
 		err = setAside(path)
 	}
 	if err == nil {
-		err = clearUnfinished(ctx, path, o.Damaged)
+		err = clearUnfinished(ctx, path)
 	}
 	if err != nil {
 		return fault.Wrap(op, p.abandon(err))
@@ -90,8 +90,8 @@ func setAside(path string) error {
 
 // clearUnfinished removes, in any state, what Create makes at path, unfinished.json
 // last. It does nothing when that isn't there. A device is cleared only if it carries
-// this pool's filesystem; with gone it may also be missing.
-func clearUnfinished(ctx context.Context, path string, gone bool) error {
+// this pool's filesystem.
+func clearUnfinished(ctx context.Context, path string) error {
 	mark := filepath.Join(path, unfinishedName)
 	if _, err := os.Lstat(mark); errors.Is(err, os.ErrNotExist) {
 		return nil
@@ -99,7 +99,7 @@ func clearUnfinished(ctx context.Context, path string, gone bool) error {
 	if err := unmountPool(path); err != nil {
 		return err
 	}
-	if err := clearDevice(ctx, path, gone); err != nil {
+	if err := clearDevice(ctx, path); err != nil {
 		return err
 	}
 	for _, name := range []string{volumesName, imageName, identityName, copyName} {
@@ -132,7 +132,7 @@ func finish(path string) error {
 }
 
 // clearDevice removes the signatures from the device of the unfinished pool at path.
-func clearDevice(ctx context.Context, path string, gone bool) error {
+func clearDevice(ctx context.Context, path string) error {
 	id, err := readIdentity(filepath.Join(path, unfinishedName))
 	if err != nil {
 		id, err = readIdentity(filepath.Join(path, copyName))
@@ -141,8 +141,8 @@ func clearDevice(ctx context.Context, path string, gone bool) error {
 		return nil // what can't be known can't be cleared; a new pool there will need --force
 	}
 	device, err := findDevice(ctx, id.Pool, id.Device)
-	if gone && fault.Is(err, fault.NotFound) {
-		return nil
+	if fault.Is(err, fault.NotFound) {
+		return nil // not made yet, cleared already, or given up as lost
 	}
 	if err != nil {
 		return err
