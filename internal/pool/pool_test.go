@@ -179,8 +179,10 @@ func TestSecondOpenIsRefusedAndNamesTheOwner(t *testing.T) {
 	wantFault(t, err, fault.Busy, fmt.Sprintf("process %d", os.Getpid()))
 	must(t, p.Close())
 
-	other := hold(t, path)
-	pid := fmt.Sprintf("process %d (pool.test)", other.cmd.Process.Pid)
+	other := hold(t, path) // which runs the same program
+	program, err := os.ReadFile("/proc/self/comm")
+	must(t, err)
+	pid := fmt.Sprintf("process %d (%s)", other.cmd.Process.Pid, strings.TrimSpace(string(program)))
 	_, err = open(t, path)
 	wantFault(t, err, fault.Busy, "in use by "+pid)
 	wantFault(t, Unmount(path), fault.Busy, pid)
