@@ -71,6 +71,8 @@ var rooms = []room{
 var testOnly = map[string]string{
 	"internal/host/simdisk":  "a disk that loses, tears and rots by seed has no place in a product",
 	"internal/host/hosttest": "the conformance suite imports testing",
+
+	"internal/attach/attachtest": "the conformance suite imports testing",
 }
 
 // exceptions are imports that break the order for a reason that is written here.

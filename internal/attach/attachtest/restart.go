@@ -1,0 +1,267 @@
+package attachtest
+
+import (
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/holdfast-io/holdfast/internal/host"
+)
+
+// outliving is a device that one process after the other serves from a file.
+type outliving struct {
+	t      *testing.T
+	suite  Suite
+	config childConfig
+	child  *child
+}
+
+func newOutliving(t *testing.T, s Suite) *outliving {
+	t.Helper()
+	o := &outliving{t: t, suite: s}
+	o.config = childConfig{Dir: prepare(t, s), Name: "vol", Size: volumeSize, Wait: patience}
+	t.Cleanup(func() {
+		if t.Failed() {
+			o.rescue()
+		}
+	})
+	return o
+}
+
+// rescue ends what hangs.
+func (o *outliving) rescue() {
+	if o.suite.Rescue != nil {
+		o.suite.Rescue(o.config.Dir)
+	}
+}
+
+// serve starts a process, which the caller awaits.
+func (o *outliving) serve(change func(*childConfig)) *child {
+	o.t.Helper()
+	config := o.config
+	if change != nil {
+		change(&config)
+	}
+	o.child = startChild(o.t, config)
+	return o.child
+}
+
+func (o *outliving) link() string { return filepath.Join(linkDir(o.config.Dir), o.config.Name) }
+
+// open returns a client of the device.
+func (o *outliving) open() Client {
+	o.t.Helper()
+	return OpenDevice(o.t, o.link())
+}
+
+// end stops the device, which must be served and closed.
+func (o *outliving) end() {
+	o.t.Helper()
+	o.child.tell("stop")
+	o.child.await("stop")
+	o.child.end()
+	if _, err := os.Lstat(o.link()); err == nil {
+		o.t.Errorf("%s is still there", o.link())
+	}
+}
+
+// Kills is how often a process is killed under load.
+var Kills = 15
+
+// The process that serves is killed at random moments: under load, while it starts,
+// while it takes over. Nobody notices.
+func killsUnderLoad(t *testing.T, s Suite) {
+	o := newOutliving(t, s)
+	o.serve(nil).await("ready")
+	c := o.open()
+	load := newLoad(t, c, volumeSize, o.rescue)
+	load.start(16)
+	load.await(100)
+	o.child.kill()
+	o.serve(nil)
+	for i := range Kills - 1 {
+		switch i % 3 {
+		case 0: // it has served for a while
+			o.child.await("ready")
+			load.await(rand.Int64N(600))
+		case 1: // it starts, or has just started
+			<-time.After(rand.N(80 * time.Millisecond))
+		case 2: // it is about to have the requests of the dead done again
+			o.child.await("fence")
+			<-time.After(rand.N(2 * time.Millisecond))
+		}
+		o.child.kill()
+		o.serve(nil)
+	}
+	o.child.await("ready")
+	load.await(200)
+	load.stop()
+	c.Close()
+	o.end()
+}
+
+// A successor that waits takes over at a request boundary: nothing is done twice.
+func upgradesUnderLoad(t *testing.T, s Suite) {
+	o := newOutliving(t, s)
+	o.serve(nil).await("ready")
+	c := o.open()
+	load := newLoad(t, c, volumeSize, o.rescue)
+	load.start(16)
+	for range 12 {
+		old := o.child
+		next := o.serve(nil)
+		load.await(100)
+		old.tell("handover")
+		old.await("handover")
+		old.end()
+		next.await("ready")
+		next.tell("again")
+		next.await("again 0")
+	}
+	load.await(100)
+	load.stop()
+	c.Close()
+	o.end()
+}
+
+// What the dead process had in flight, and what came after it died, waits until the
+// fence is through.
+func fenceFirst(t *testing.T, s Suite) {
+	o := newOutliving(t, s)
+	first := o.serve(func(c *childConfig) { c.CloseGate = true })
+	first.await("ready")
+	c := o.open()
+	pattern := func(b byte) []byte {
+		p := host.Buffer(4096)
+		for i := range p {
+			p[i] = b
+		}
+		return p
+	}
+	before := background(func() error { return c.Write(pattern(1), 0) })
+	first.hold(1)
+	first.kill()
+	after := background(func() error { return c.Write(pattern(2), 8192) })
+	second := o.serve(func(c *childConfig) { c.HoldFence = true })
+	second.await("fence")
+	raw, err := os.ReadFile(filepath.Join(o.config.Dir, o.config.Name))
+	if err != nil && !os.IsNotExist(err) {
+		t.Fatal(err)
+	}
+	if i := slices.IndexFunc(raw, func(b byte) bool { return b != 0 }); i >= 0 {
+		t.Errorf("byte %d is %d before the fence is through", i, raw[i])
+	}
+	select {
+	case err := <-before:
+		t.Fatalf("a request was answered (%v) before the fence", err)
+	case err := <-after:
+		t.Fatalf("a request was answered (%v) before the fence", err)
+	default:
+	}
+	second.tell("fence")
+	second.await("ready")
+	for _, done := range []<-chan error{before, after} {
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+	}
+	got := host.Buffer(12288)
+	if err := c.Read(got, 0); err != nil || got[0] != 1 || got[4095] != 1 || got[4096] != 0 || got[8192] != 2 {
+		t.Errorf("read %d %d %d %d (%v)", got[0], got[4095], got[4096], got[8192], err)
+	}
+	c.Close()
+	o.end()
+}
+
+// Requests of every kind that processes died with, one after the other, are done by
+// the first that lives.
+func doneAgain(t *testing.T, s Suite) {
+	o := newOutliving(t, s)
+	o.serve(nil).await("ready")
+	c := o.open()
+	u := newUser(newLoad(t, c, volumeSize, nil), 0, 4<<20)
+	u.write(0, 4<<20)
+	u.write(8<<20, 1<<20)
+	small, big := u.next(16<<20, 4096), u.next(20<<20, 512<<10)
+	o.dieWith(
+		func() error { return c.Write(small, 16<<20) },
+		func() error { return c.Write(big, 20<<20) },
+		func() error { return u.check(8<<20, 512<<10) },
+		c.Flush,
+	)
+	o.dieWith(func() error { return c.Discard(1<<20, 1<<20) })
+	u.forget(1<<20, 1<<20)
+	u.verify(0, 4<<20)
+	u.verify(16<<20, 4096)
+	u.verify(20<<20, 512<<10)
+	c.Close()
+	o.end()
+}
+
+// dieWith has four processes die with the same requests in flight, and a fifth do
+// them. The process that serves is done with.
+func (o *outliving) dieWith(requests ...func() error) {
+	o.t.Helper()
+	closed := func(c *childConfig) { c.CloseGate = true }
+	o.child.tell("handover")
+	o.child.end()
+	o.serve(closed).await("ready")
+	var pending []<-chan error
+	for i, f := range requests {
+		pending = append(pending, background(f))
+		o.child.hold(i + 1)
+	}
+	for range 3 {
+		o.child.kill()
+		o.serve(closed).await("ready")
+		o.child.hold(len(pending))
+	}
+	o.child.kill()
+	o.serve(nil).await("ready")
+	for i, done := range pending {
+		if err := <-done; err != nil {
+			o.t.Errorf("request %d: %v", i, err)
+		}
+	}
+}
+
+func resizedMeanwhile(t *testing.T, s Suite) {
+	o := newOutliving(t, s)
+	o.serve(nil).await("ready")
+	c := o.open()
+	o.child.kill()
+	o.config.Size *= 2
+	o.serve(nil).await("ready")
+	if size, err := c.Size(); err != nil || size != o.config.Size {
+		t.Errorf("the device has %d bytes (%v), want %d", size, err, o.config.Size)
+	}
+	p := host.Buffer(4096)
+	p[0] = 7
+	if err := c.Write(p, o.config.Size-4096); err != nil {
+		t.Error(err)
+	}
+	c.Close()
+	o.end()
+}
+
+func nobodyComes(t *testing.T, s Suite) {
+	o := newOutliving(t, s)
+	o.config.Wait = 300 * time.Millisecond
+	o.serve(nil).await("ready")
+	c := o.open()
+	o.child.kill()
+	if err := c.Write(host.Buffer(4096), 0); err == nil {
+		t.Error("a write succeeded though nobody serves")
+	}
+	c.Close()
+	o.serve(nil).await("ready")
+	c = o.open()
+	if err := c.Write(host.Buffer(4096), 0); err != nil {
+		t.Errorf("a write to the new device: %v", err)
+	}
+	c.Close()
+	o.end()
+}

@@ -1,0 +1,28 @@
+package attach
+
+import (
+	"syscall"
+
+	"github.com/holdfast-io/holdfast/internal/fault"
+)
+
+// Errno returns what a device answers for a backend's error; 0 for nil.
+//
+// Block devices can say little, and some of what errno could say means something else
+// on the way: EAGAIN and EINTR ask somebody in between to try again, and ENOSYS for a
+// flush makes the kernel believe that flushes are never needed. So only what users can
+// act on has a number of its own, and everything else is EIO.
+func Errno(err error) syscall.Errno {
+	if err == nil {
+		return 0
+	}
+	switch fault.KindOf(err) {
+	case fault.NoSpace:
+		return syscall.ENOSPC
+	case fault.Timeout:
+		return syscall.ETIMEDOUT
+	case fault.Unsupported:
+		return syscall.EOPNOTSUPP
+	}
+	return syscall.EIO
+}
