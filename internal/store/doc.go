@@ -1,0 +1,67 @@
+// Package store keeps one replica's bytes in one directory.
+//
+// It promises: what Flush confirmed survives the loss of power; what a write
+// confirmed survives the death of the process; a read returns what was last written
+// or an error that names volume, generation and block, never something else; a
+// snapshot costs one small file whatever the size of the volume.
+//
+// A [Replica] belongs to one goroutine, the one that drives its host.Disk. It starts
+// no goroutine and reads no clock: requests are submitted with a Done function, and
+// everything moves on when the disk completes an operation. Requests that overlap and
+// are in flight together, one of them a write, are the caller's mistake: the
+// coordinator's range lock orders them.
+//
+// # Format
+//
+// All numbers are little-endian, all checksums CRC-32C. A replica is a directory:
+//
+//	replica.json        the manifest: ids, size, generations, promised epoch
+//	lock                held by the process that has the replica open
+//	regions             the region table, 32 bytes per region, updated in place
+//	journal             the mapping journal, a ring of 4 KiB blocks
+//	chunks/00000012.000003   chunk 12 as of generation 3
+//
+// A chunk file holds the blocks that were written to its chunk during its
+// generation, and a table of what the chunk looks like:
+//
+//	0        tables: region 0 copy A, copy B, region 1 copy A, ... 12 KiB each
+//	393216   slots: 16384 blocks of 4 KiB, in the order of their first write
+//
+// A block written for the first time in a generation takes the file's next slot, and
+// keeps it: a generation's file maps block to slot once, and later writes of the block
+// go there in place. First writes are therefore sequential on the disk whatever their
+// order in the volume, which is what makes them fast: a hole filled at random costs an
+// extent each (docs/decisions/0002 has the figures that decided this).
+//
+// The table of a region says for each of its 1024 blocks: the checksum, the state
+// (absent, zero, data), the slot, and the holder, which is the generation whose file
+// has the data. A table is complete: a region's first write in a generation copies the
+// table of the generation before. So what a snapshot sees is found with one look-up,
+// and the holder is also the generation of the block's last change.
+//
+// Tables are written lazily, to the copy that is not the newest, so a torn write costs
+// nothing. Until then the mappings live in the journal, and the checksums in memory.
+// The region table says which regions are dirty, that is: may hold blocks whose
+// checksum on disk is older than the data. After a crash a mismatch in such a region,
+// in a block written since the region became dirty, is settled in favour of the data.
+//
+// # Crash rules
+//
+//   - A region's record is durable, dirty and stamped with the epoch, before the first
+//     write to the region.
+//   - A first write is acknowledged when its data and its journal record are both on
+//     disk (not yet durable). Flush makes data and journal durable, then writes a
+//     marker that vouches for the records, and makes that durable.
+//   - After the loss of power records beyond the last marker are forgotten: nobody was
+//     promised their data. After the mere death of the process they all count, except
+//     those whose data never arrived, which their checksum shows.
+//   - A table is written only after a Flush of the mappings in it; the journal forgets
+//     a mapping only when the table is durable and the region table demands it.
+//   - A region is marked clean only when its tables are durable.
+//
+// # Limits
+//
+// Per open replica: Options.TablesMax tables in memory (12 KiB each), Options.FilesMax
+// open files, a 4 MiB journal on disk, 32 bytes of region table per 4 MiB of volume in
+// memory. It starts no goroutines; its tasks (see task.go) are coroutines of the owner's.
+package store

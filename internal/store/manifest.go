@@ -1,0 +1,100 @@
+package store
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"slices"
+
+	"github.com/holdfast-io/holdfast/internal/block"
+)
+
+// Manifest is replica.json: what a replica is, apart from its bytes.
+type Manifest struct {
+	Version    int                `json:"version"` // of the format of the whole directory
+	Volume     block.VolumeID     `json:"volume"`
+	Replica    block.ReplicaID    `json:"replica"`
+	Size       int64              `json:"size"`       // bytes
+	Generation block.Generation   `json:"generation"` // the live one; the highest
+	Snapshots  []block.Generation `json:"snapshots"`  // readable older generations, ascending
+	Reclaim    []block.Generation `json:"reclaim"`    // deleted ones whose space is still to be freed
+	Promised   block.Epoch        `json:"promised"`   // lower epochs are refused
+	// Origins are the volumes that this one was cloned from, nearest first: their ids
+	// stand in the chunk files that the clone shares.
+	Origins []block.VolumeID `json:"origins,omitempty"`
+	// Journal is the number of the journal block after the last one at a clean close,
+	// 0 while the replica is open.
+	Journal uint64 `json:"journal"`
+}
+
+const formatVersion = 1
+
+const manifestSizeMax = 1 << 20
+
+// encode prints the manifest as one line of JSON, followed by a line with its checksum.
+func (m *Manifest) encode() []byte {
+	b, err := json.Marshal(m)
+	if err != nil {
+		panic(err) // no field can fail
+	}
+	return fmt.Appendf(b, "\ncrc32c:%08x\n", uint32(block.Checksum(b)))
+}
+
+// decodeManifest reads and validates what encode printed.
+func decodeManifest(b []byte) (Manifest, error) {
+	var m Manifest
+	line, rest, ok := bytes.Cut(b, []byte("\n"))
+	if !ok || string(rest) != fmt.Sprintf("crc32c:%08x\n", uint32(block.Checksum(line))) {
+		return m, fmt.Errorf("replica.json: its checksum does not match")
+	}
+	var version struct {
+		Version int `json:"version"`
+	}
+	if err := json.Unmarshal(line, &version); err != nil {
+		return m, fmt.Errorf("replica.json: %w", err)
+	}
+	if version.Version != formatVersion {
+		return m, fmt.Errorf("replica.json: format version %d, this holdfast knows %d; upgrade it", version.Version, formatVersion)
+	}
+	d := json.NewDecoder(bytes.NewReader(line))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&m); err != nil {
+		return m, fmt.Errorf("replica.json: %w", err)
+	}
+	return m, m.validate()
+}
+
+func (m *Manifest) validate() error {
+	switch {
+	case !block.ValidSize(m.Size):
+		return fmt.Errorf("replica.json: size %d is not a positive multiple of %d", m.Size, block.Size)
+	case m.Generation == 0:
+		return fmt.Errorf("replica.json: generation 0")
+	}
+	for _, list := range [][]block.Generation{m.Snapshots, m.Reclaim} {
+		for i, g := range list {
+			if g == 0 || g >= m.Generation || i > 0 && list[i-1] >= g {
+				return fmt.Errorf("replica.json: generations %v are not ascending below %d", list, m.Generation)
+			}
+		}
+	}
+	for _, g := range m.Reclaim {
+		if slices.Contains(m.Snapshots, g) {
+			return fmt.Errorf("replica.json: generation %d is both a snapshot and deleted", g)
+		}
+	}
+	return nil
+}
+
+func (m *Manifest) clone() Manifest {
+	c := *m
+	c.Snapshots = slices.Clone(m.Snapshots)
+	c.Reclaim = slices.Clone(m.Reclaim)
+	c.Origins = slices.Clone(m.Origins)
+	return c
+}
+
+// live reports whether generation g can be read.
+func (m *Manifest) live(g block.Generation) bool {
+	return g == m.Generation || slices.Contains(m.Snapshots, g)
+}

@@ -1,0 +1,520 @@
+package store
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/holdfast-io/holdfast/internal/block"
+	"github.com/holdfast-io/holdfast/internal/fault"
+	"github.com/holdfast-io/holdfast/internal/host"
+)
+
+// Spec is what a new replica is made from.
+type Spec struct {
+	Volume  block.VolumeID
+	Replica block.ReplicaID
+	Size    int64 // bytes, see block.ValidSize
+}
+
+// Create makes an empty replica in the directory dir, which must not exist, and calls
+// done when it is durable. It is not open then. The parent of dir must exist.
+func Create(d host.Disk, dir string, spec Spec, o Options, done func(error)) {
+	r := newReplica(d, dir, o)
+	r.man = Manifest{Version: formatVersion, Volume: spec.Volume, Replica: spec.Replica,
+		Size: spec.Size, Generation: 1, Snapshots: []block.Generation{}, Reclaim: []block.Generation{}, Journal: 1}
+	if err := r.man.validate(); err != nil {
+		done(fault.E("store.Create", fault.Invalid, spec.Volume, err))
+		return
+	}
+	r.spawn("create", func(t *task) { done(fault.Wrap("store.Create", t.create())) })
+}
+
+// create makes the directory under another name first, so that a replica is there
+// whole or not at all.
+func (t *task) create() error {
+	r := t.r
+	if _, err := t.do(host.Op{Kind: host.OpList, Path: r.dir}); err == nil {
+		return fault.E("store.Create", fault.Exists, r.man.Volume, fmt.Errorf("%s exists", r.dir))
+	}
+	if err := r.admit(int64(r.opts.JournalBlocks) * block.Size); err != nil {
+		return err
+	}
+	final := r.dir
+	r.dir += newSuffix
+	if err := t.removeTree(r.dir); err != nil {
+		return err
+	}
+	if err := t.createFiles(); err != nil {
+		return err
+	}
+	if _, err := t.do(host.Op{Kind: host.OpRename, Path: r.dir, To: final}); err != nil {
+		return err
+	}
+	r.dir = final
+	return t.syncDir(parent(final))
+}
+
+// newSuffix marks a directory that is not a replica yet, or no longer.
+const newSuffix = ".tmp"
+
+func (t *task) createFiles() error {
+	r := t.r
+	for _, d := range []string{r.dir, r.path("chunks")} {
+		if _, err := t.do(host.Op{Kind: host.OpMkdir, Path: d}); err != nil {
+			return err
+		}
+	}
+	tableBlocks := (block.Regions(r.man.Size) + perTabBlock - 1) / perTabBlock
+	for _, f := range []struct {
+		name string
+		size int64
+	}{
+		{"lock", 0},
+		{"regions", int64(tableBlocks) * block.Size},
+		{"journal", int64(r.opts.JournalBlocks) * block.Size},
+	} {
+		op, err := t.do(host.Op{Kind: host.OpOpen, Path: r.path(f.name), Flags: host.Create | host.Exclusive | host.Direct})
+		if err != nil {
+			return err
+		}
+		h := op.File
+		if f.size > 0 {
+			if _, err = t.do(host.Op{Kind: host.OpTruncate, File: h, Length: f.size}); err != nil {
+				return err
+			}
+			if f.name == "journal" {
+				if _, err = t.do(host.Op{Kind: host.OpAllocate, File: h, Length: f.size}); err != nil && !isUnsupported(err) {
+					return err
+				}
+			}
+		}
+		if _, err = t.do(host.Op{Kind: host.OpSync, File: h}); err != nil {
+			return err
+		}
+		if _, err = t.do(host.Op{Kind: host.OpClose, File: h}); err != nil {
+			return err
+		}
+	}
+	if err := t.writeManifest(r.man); err != nil {
+		return err
+	}
+	return t.syncDir(r.path("chunks"))
+}
+
+func (t *task) syncDir(path string) error {
+	_, err := t.do(host.Op{Kind: host.OpSyncDir, Path: path})
+	return err
+}
+
+func parent(path string) string {
+	for i := len(path) - 1; i >= 0; i-- {
+		if path[i] == '/' {
+			return path[:i]
+		}
+	}
+	return "."
+}
+
+// writeManifest replaces replica.json durably, and then takes m as what the replica is.
+func (t *task) writeManifest(m Manifest) error {
+	r := t.r
+	if err := m.validate(); err != nil {
+		return fault.E("store", fault.Internal, m.Volume, err)
+	}
+	b := m.encode()
+	op, err := t.do(host.Op{Kind: host.OpOpen, Path: r.path("replica.json.new"), Flags: host.Create})
+	if err != nil {
+		return err
+	}
+	h := op.File
+	_, err = t.do(host.Op{Kind: host.OpTruncate, File: h})
+	if err == nil {
+		_, err = t.do(host.Op{Kind: host.OpWrite, File: h, Buf: b})
+	}
+	if err == nil {
+		_, err = t.do(host.Op{Kind: host.OpSync, File: h})
+	}
+	if _, cerr := t.do(host.Op{Kind: host.OpClose, File: h}); err == nil {
+		err = cerr
+	}
+	if err == nil {
+		_, err = t.do(host.Op{Kind: host.OpRename, Path: r.path("replica.json.new"), To: r.path("replica.json")})
+	}
+	if err == nil {
+		err = t.syncDir(r.dir)
+	}
+	if err == nil {
+		r.man = m
+	}
+	return err
+}
+
+// change writes a changed manifest. A replica whose manifest can't be written fails:
+// which of the two is on disk is not known.
+func (t *task) change(f func(*Manifest)) error {
+	r := t.r
+	t.lock(&r.manLock)
+	defer t.unlock(&r.manLock)
+	if r.broken != nil {
+		return r.broken
+	}
+	m := r.man.clone()
+	f(&m)
+	if err := t.writeManifest(m); err != nil {
+		return r.fail(err)
+	}
+	return nil
+}
+
+func newReplica(d host.Disk, dir string, o Options) *Replica {
+	r := &Replica{
+		disk: d, dir: dir, opts: o.withDefaults(),
+		chunks: make(map[block.Chunk]*chunk),
+		tables: tableCache{byKey: make(map[tableKey]*table), views: make(map[tableKey]block.Generation), loading: make(map[tableKey]*taskLock)},
+		files:  fileCache{byKey: make(map[fileKey]*file)},
+		tasks:  make(map[*task]struct{}),
+		epoch:  1,
+	}
+	r.regions.waiting = make(map[block.Region]*region)
+	return r
+}
+
+// Open opens the replica in dir and calls done with it once it serves. It reads the
+// manifest, the region table, the journal and the names of the chunk files, no data.
+// Errors: NotFound, Busy (another process has it), Corrupt, Media, Unsupported.
+func Open(d host.Disk, dir string, o Options, done func(*Replica, error)) {
+	r := newReplica(d, dir, o)
+	r.spawn("open", func(t *task) {
+		if err := t.open(); err != nil {
+			t.awaitOthers()
+			t.letGo()
+			r.abandon(t)
+			done(nil, fault.Wrap("store.Open", err))
+			return
+		}
+		done(r, nil)
+	})
+}
+
+func (t *task) open() error {
+	r := t.r
+	op, err := t.do(host.Op{Kind: host.OpOpen, Path: r.path("lock"), Flags: host.Lock})
+	if err != nil {
+		if fault.Is(err, fault.Busy) {
+			return fault.E("store.Open", fault.Busy, r.man.Volume, fmt.Errorf("%s is open in another process: stop it first: %w", r.dir, err))
+		}
+		return err
+	}
+	r.lock, r.locked = op.File, true
+	if err := t.readManifest(); err != nil {
+		return err
+	}
+	if err := t.openRegions(); err != nil {
+		return err
+	}
+	if err := t.listChunks(); err != nil {
+		return err
+	}
+	clean := r.man.Journal
+	if err := t.openJournal(clean); err != nil {
+		return err
+	}
+	if clean == 0 {
+		r.flusher.all = true
+		r.flusher.created = true
+		r.regions.each(func(_ block.Region, rg *region) bool {
+			rg.suspect = rg.since != 0
+			return true
+		})
+	} else if err := t.change(func(m *Manifest) { m.Journal = 0 }); err != nil {
+		return err
+	}
+	r.epoch = max(r.man.Promised, 1)
+	r.spawn("flush", func(t *task) { t.flushLoop() })
+	r.spawn("save", func(t *task) { t.saveLoop() })
+	r.settleReplay()
+	if len(r.man.Reclaim) > 0 {
+		r.startReclaim()
+	}
+	return nil
+}
+
+func (t *task) readWhole(name string, limit int64) ([]byte, error) {
+	r := t.r
+	op, err := t.do(host.Op{Kind: host.OpOpen, Path: r.path(name), Flags: host.ReadOnly})
+	if err != nil {
+		return nil, err
+	}
+	h := op.File
+	defer func() { _, _ = t.do(host.Op{Kind: host.OpClose, File: h}) }()
+	op, err = t.do(host.Op{Kind: host.OpStat, File: h})
+	if err != nil {
+		return nil, err
+	}
+	if op.Stat.Size > limit {
+		return nil, fault.E("store.Open", fault.Corrupt, r.man.Volume, fmt.Errorf("%s has %d bytes, at most %d are possible", name, op.Stat.Size, limit))
+	}
+	b := make([]byte, op.Stat.Size)
+	op, err = t.do(host.Op{Kind: host.OpRead, File: h, Buf: b})
+	if err != nil {
+		return nil, err
+	}
+	return b[:op.N], nil
+}
+
+func (t *task) readManifest() error {
+	b, err := t.readWhole("replica.json", manifestSizeMax)
+	if err != nil {
+		return err
+	}
+	m, err := decodeManifest(b)
+	if err != nil {
+		return fault.E("store.Open", fault.Corrupt, m.Volume, err)
+	}
+	t.r.man = m
+	return nil
+}
+
+// openRegions reads the region table. A damaged record makes its region unreadable,
+// not the replica.
+func (t *task) openRegions() error {
+	r := t.r
+	rt := &r.regions
+	rt.init(block.Regions(r.man.Size))
+	op, err := t.do(host.Op{Kind: host.OpOpen, Path: r.path("regions"), Flags: host.Direct})
+	if err != nil {
+		return err
+	}
+	rt.file, rt.opened = op.File, true
+	const step = 1 << 20
+	buf := host.Buffer(step)
+	for off := int64(0); off < int64(len(rt.blocks))*block.Size; off += step {
+		op, err := t.do(host.Op{Kind: host.OpRead, File: rt.file, Offset: off, Buf: buf})
+		if err != nil {
+			return err
+		}
+		clear(buf[op.N:])
+		for k := 0; k < step; k += block.Size {
+			i := int(off+int64(k)) / block.Size
+			if i < len(rt.blocks) && !allZero(buf[k:k+block.Size]) {
+				r.decodeRecords(i, buf[k:k+block.Size])
+			}
+		}
+	}
+	return nil
+}
+
+func (r *Replica) decodeRecords(i int, b []byte) {
+	for j := range perTabBlock {
+		n := block.Region(i*perTabBlock + j)
+		if int(n) >= r.regions.count {
+			return
+		}
+		rec, err := decodeRecord(b[j*recordSize:], n)
+		if err == nil && (rec.since > r.man.Generation || rec.tableGen > r.man.Generation) {
+			err = fmt.Errorf("record of region %d: generations %d and %d are above %d", n, rec.since, rec.tableGen, r.man.Generation)
+		}
+		if err == nil && rec == (record{}) {
+			continue
+		}
+		rg := r.regions.at(n)
+		rg.record, rg.bad = rec, err
+		if rec.since != 0 {
+			r.regions.dirty = append(r.regions.dirty, n)
+		}
+	}
+}
+
+// listChunks learns from their names which chunk files there are, and removes what a
+// crash during a merge left.
+func (t *task) listChunks() error {
+	r := t.r
+	op, err := t.do(host.Op{Kind: host.OpList, Path: r.path("chunks")})
+	if err != nil {
+		return err
+	}
+	for _, e := range op.Entries {
+		key, ok := parseFileKey(e.Name)
+		switch {
+		case strings.HasSuffix(e.Name, mergeSuffix):
+			if _, err := t.do(host.Op{Kind: host.OpRemove, Path: r.path("chunks/" + e.Name)}); err != nil {
+				return err
+			}
+		case !ok:
+			// Not ours: Check reports it.
+		case key.gen > r.man.Generation || int(key.chunk) >= block.Chunks(r.man.Size):
+			return r.corrupt("store.Open", key.gen, key.chunk.Start(), "chunk file", "%s is beyond generation %d or size %d of replica.json", e.Name, r.man.Generation, r.man.Size)
+		default:
+			r.chunk(key.chunk).gens = append(r.chunk(key.chunk).gens, key.gen)
+		}
+	}
+	for _, c := range r.chunks {
+		slices.Sort(c.gens)
+	}
+	return nil
+}
+
+// Close finishes what is in flight, saves every table, and lets go of the files. The
+// caller has no request in flight and submits none afterwards.
+func (r *Replica) Close(done func(error)) {
+	r.spawn("close", func(t *task) {
+		err := t.close()
+		t.awaitOthers()
+		t.letGo()
+		r.abandon(t)
+		done(fault.Wrap("store.Close", err))
+	})
+}
+
+func (t *task) close() error {
+	r := t.r
+	if r.broken != nil {
+		return r.broken
+	}
+	if r.active > 0 {
+		return fault.E("store.Close", fault.Precondition, r.man.Volume, fmt.Errorf("%d requests are in flight", r.active))
+	}
+	r.reclaim.stop = true
+	for len(r.journal.replay) > 0 || r.reclaim.running {
+		if r.reclaim.running {
+			r.reclaim.waiting = append(r.reclaim.waiting, t)
+			t.park()
+			continue
+		}
+		for _, key := range r.journal.replay.keys() {
+			if _, err := t.loadTable(key); err != nil {
+				return err // not a clean close: the next Open sees to it
+			}
+		}
+	}
+	if err := t.flush(); err != nil {
+		return err
+	}
+	if err := t.drained(); err != nil {
+		return err
+	}
+	for {
+		var dirty []*table
+		for _, tab := range r.tables.list {
+			if tab.dirty && len(dirty) < saveBatch {
+				dirty = append(dirty, tab)
+			}
+		}
+		if len(dirty) == 0 {
+			break
+		}
+		if err := t.save(dirty, nil); err != nil {
+			return err
+		}
+	}
+	if err := t.flush(); err != nil {
+		return err
+	}
+	if err := t.commitAndWait(); err != nil {
+		return err
+	}
+	suspect := false
+	r.regions.each(func(_ block.Region, rg *region) bool {
+		suspect = suspect || rg.suspect
+		return !suspect
+	})
+	if suspect {
+		return nil // the crash before this session is not settled everywhere
+	}
+	return t.change(func(m *Manifest) { m.Journal = r.journal.next })
+}
+
+// awaitOthers waits until no other task is left than those that never end.
+func (t *task) awaitOthers() {
+	r := t.r
+	r.closer = t
+	for {
+		busy := 0
+		for o := range r.tasks {
+			if o != t && o != r.flusher.task && o != r.saver.task {
+				busy++
+			}
+		}
+		if busy == 0 && (r.flusher.task == nil || r.flusher.idle || r.broken != nil) && (r.saver.task == nil || r.saver.idle) {
+			return
+		}
+		t.park()
+	}
+}
+
+// letGo closes every file, the lock last.
+func (t *task) letGo() {
+	r := t.r
+	r.closed = true
+	for _, f := range append(slices.Clone(r.files.list), r.files.orphans...) {
+		if f.ready {
+			t.closeFile(f)
+		}
+	}
+	if r.journal.opened {
+		_, _ = t.do(host.Op{Kind: host.OpClose, File: r.journal.file})
+	}
+	if r.regions.opened {
+		_, _ = t.do(host.Op{Kind: host.OpClose, File: r.regions.file})
+	}
+	if r.locked {
+		_, _ = t.do(host.Op{Kind: host.OpClose, File: r.lock})
+	}
+}
+
+// Delete removes the replica in dir and calls done. It is idempotent: a directory that
+// is not there is a success. The replica must not be open.
+func Delete(d host.Disk, dir string, done func(error)) {
+	r := newReplica(d, dir, Options{})
+	r.spawn("delete", func(t *task) { done(fault.Wrap("store.Delete", t.deleteTree())) })
+}
+
+func (t *task) deleteTree() error {
+	r := t.r
+	gone := r.dir + newSuffix
+	if op, err := t.do(host.Op{Kind: host.OpOpen, Path: r.path("lock"), Flags: host.Lock}); err == nil {
+		_, _ = t.do(host.Op{Kind: host.OpClose, File: op.File})
+	} else if fault.Is(err, fault.Busy) {
+		return fault.E("store.Delete", fault.Busy, r.man.Volume, fmt.Errorf("%s is open: close it first", r.dir))
+	}
+	if _, err := t.do(host.Op{Kind: host.OpList, Path: r.dir}); err == nil {
+		if err := t.removeTree(gone); err != nil {
+			return err
+		}
+		if _, err := t.do(host.Op{Kind: host.OpRename, Path: r.dir, To: gone}); err != nil {
+			return err
+		}
+		if err := t.syncDir(parent(r.dir)); err != nil {
+			return err
+		}
+	}
+	if err := t.removeTree(gone); err != nil {
+		return err
+	}
+	return t.syncDir(parent(r.dir))
+}
+
+// removeTree removes a directory and what is in it; one that is not there is a success.
+func (t *task) removeTree(path string) error {
+	op, err := t.do(host.Op{Kind: host.OpList, Path: path})
+	if fault.Is(err, fault.NotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, e := range op.Entries {
+		p := path + "/" + e.Name
+		if e.Dir {
+			err = t.removeTree(p)
+		} else {
+			_, err = t.do(host.Op{Kind: host.OpRemove, Path: p})
+		}
+		if err != nil && !fault.Is(err, fault.NotFound) {
+			return err
+		}
+	}
+	_, err = t.do(host.Op{Kind: host.OpRemove, Path: path})
+	return err
+}

@@ -1,0 +1,218 @@
+package store
+
+import (
+	"fmt"
+
+	"github.com/holdfast-io/holdfast/internal/block"
+	"github.com/holdfast-io/holdfast/internal/fault"
+	"github.com/holdfast-io/holdfast/internal/host"
+)
+
+// openJournal reads the whole journal, decides which records count, and starts a new
+// session behind them. clean is the number that the manifest names after a clean
+// close, else 0.
+func (t *task) openJournal(clean uint64) error {
+	r := t.r
+	op, err := t.do(host.Op{Kind: host.OpOpen, Path: r.path("journal"), Flags: host.Direct})
+	if err != nil {
+		return err
+	}
+	file := op.File
+	r.journal.file, r.journal.opened = file, true
+	op, err = t.do(host.Op{Kind: host.OpStat, File: file})
+	if err != nil {
+		return err
+	}
+	blocks := op.Stat.Size / block.Size
+	if blocks < 2*ringReserve || blocks > 1<<20 || op.Stat.Size%block.Size != 0 {
+		return r.corruptJournal("it has %d bytes", op.Stat.Size)
+	}
+	buf := host.Buffer(int(op.Stat.Size))
+	op, err = t.do(host.Op{Kind: host.OpRead, File: file, Buf: buf})
+	if err != nil {
+		return err
+	}
+	clear(buf[op.N:])
+
+	h := readHistory(buf, r.man.Volume)
+	r.session = h.session + 1
+	end := h.durable
+	same := clean == 0 && r.opts.Boot != 0 && h.boot == r.opts.Boot
+	if same {
+		end = h.last
+	}
+	if clean != 0 {
+		end = clean - 1
+	}
+	if clean == 0 && end < h.durable {
+		return r.corruptJournal("blocks up to %d are durable, but the last one is %d", h.durable, end)
+	}
+	for n := max(h.tail, 1); n <= end; n++ {
+		if h.blocks[n] == nil {
+			return r.corruptJournal("block %d is damaged", n)
+		}
+	}
+	j := &r.journal
+	j.replay = make(replayMap)
+	// Blocks without records at the end, proofs and markers, are written over: else
+	// process after process that dies at once would fill the ring with them. What they
+	// say, the first block of this session says too.
+	next := end + 1
+	for next > 1 && h.blocks[next-1] != nil && len(h.blocks[next-1].records) == 0 {
+		next--
+	}
+	j.init(r, file, uint64(blocks), next, h.durable, min(max(h.tail, 1), next))
+	var void []mapping
+	for n := max(h.tail, 1); n <= end; n++ {
+		for _, m := range h.blocks[n].records {
+			if same && n > h.proven && m.kind == mapData {
+				arrived, err := t.arrivedData(m)
+				if err != nil {
+					return err
+				}
+				if !arrived {
+					m.kind = mapCancel
+					void = append(void, m)
+					continue
+				}
+			}
+			if err := r.collect(logged{m, n}, end); err != nil {
+				return err
+			}
+		}
+	}
+	return t.cancelVoid(void)
+}
+
+func (r *Replica) corruptJournal(format string, args ...any) error {
+	return r.corrupt("store.Open", r.man.Generation, 0, "journal", format, args...)
+}
+
+// history is what the journal's ring holds.
+type history struct {
+	session uint32 // the latest
+	boot    uint64 // in which its last block was written
+	last    uint64 // the last block; 0 none
+	tail    uint64
+	durable uint64
+	proven  uint64
+	blocks  map[uint64]*historyBlock // those that count, by number
+}
+
+type historyBlock struct {
+	journalHead
+	records []mapping
+}
+
+// readHistory decodes the ring. A session begins where recovery decided that the one
+// before ends; so of an older session only what is before the next one's start counts.
+func readHistory(ring []byte, volume block.VolumeID) history {
+	count := len(ring) / block.Size
+	all := make([]*historyBlock, 0, count)
+	starts := make(map[uint32]uint64)
+	for i := range count {
+		h, records, err := decodeJournalBlock(ring[i*block.Size:], volume, nil)
+		if err != nil || h.number == 0 || h.number%uint64(count) != uint64(i) {
+			continue
+		}
+		all = append(all, &historyBlock{h, records})
+		starts[h.session] = h.start
+	}
+	h := history{blocks: make(map[uint64]*historyBlock)}
+	for _, b := range all {
+		counts := true
+		for session, start := range starts {
+			if session > b.session && start <= b.number {
+				counts = false
+			}
+		}
+		if !counts {
+			continue
+		}
+		h.blocks[b.number] = b
+		h.session = max(h.session, b.session)
+		h.tail, h.durable, h.proven = max(h.tail, b.tail), max(h.durable, b.durable), max(h.proven, b.proven)
+		if b.number > h.last {
+			h.last, h.boot = b.number, b.boot
+		}
+	}
+	return h
+}
+
+// arrivedData reports whether the data of a first write is in its slots.
+func (t *task) arrivedData(m mapping) (bool, error) {
+	r := t.r
+	key := fileKey{m.chunk, m.gen}
+	if r.chunk(m.chunk).newest(m.gen) != m.gen {
+		return false, nil
+	}
+	f, err := t.file(key)
+	if err != nil {
+		return false, err
+	}
+	defer func() { f.refs-- }()
+	buf := host.Buffer(int(m.count) * block.Size)
+	op, err := t.do(host.Op{Kind: host.OpRead, File: f.handle, Offset: slotOffset(m.slot), Buf: buf})
+	if err != nil {
+		return false, err
+	}
+	clear(buf[op.N:])
+	sums := make([]block.Sum, m.count)
+	block.Checksums(sums, buf)
+	return sumOfSums(sums) == m.sum, nil
+}
+
+// collect notes a record for the table it belongs to.
+func (r *Replica) collect(m logged, end uint64) error {
+	if int(m.chunk) >= block.Chunks(r.man.Size) || int(m.region()) >= r.regions.count || m.gen > r.man.Generation {
+		return r.corruptJournal("block %d has a record of chunk %d, generation %d", m.number, m.chunk, m.gen)
+	}
+	key := tableKey{m.region(), m.gen}
+	list := r.journal.replay[key]
+	if m.kind == mapCancel {
+		for i := range list {
+			c := &list[i]
+			if c.kind == mapData && c.first == m.first && c.count == m.count && c.slot == m.slot {
+				r.journal.replay[key] = append(list[:i:i], list[i+1:]...)
+				if len(r.journal.replay[key]) == 0 {
+					delete(r.journal.replay, key)
+				}
+				break
+			}
+		}
+		return nil
+	}
+	if c := r.chunk(m.chunk); c.newest(m.gen) != m.gen {
+		if m.number <= r.journal.durable && r.man.live(m.gen) {
+			return r.corrupt("store.Open", m.gen, m.region().Start(), "chunk file", "it is missing, and the journal has records for it")
+		}
+		return nil // deleted or merged since, or never durable
+	}
+	r.journal.replay[key] = append(list, m)
+	return nil
+}
+
+// cancelVoid journals that first writes whose data never arrived do not count, before
+// anything else is journalled: a later proof must not cover them.
+func (t *task) cancelVoid(void []mapping) error {
+	r := t.r
+	j := &r.journal
+	for len(void) > 0 {
+		n := min(len(void), mappingsMax)
+		if n > 0 && j.room() <= -ringReserve/2 {
+			return fault.E("store.Open", fault.Internal, r.man.Volume, fmt.Errorf("the journal has no room to cancel %d records", len(void)))
+		}
+		j.filling.records = append(j.filling.records, void[:n]...)
+		void = void[n:]
+		want := j.next
+		for j.written < want && r.broken == nil {
+			j.marking = t
+			r.writeJournal()
+			t.park()
+		}
+		if r.broken != nil {
+			return r.broken
+		}
+	}
+	return nil
+}

@@ -1,0 +1,255 @@
+package store
+
+import (
+	"slices"
+
+	"github.com/holdfast-io/holdfast/internal/block"
+	"github.com/holdfast-io/holdfast/internal/host"
+)
+
+// region is what is known of one region in memory: its record as it should be on disk,
+// and its state now.
+type region struct {
+	record
+	bad       error   // its record on disk is corrupt
+	commit    uint64  // the commit of the region table that makes the record durable
+	table     *table  // of the live generation's view, when it is in memory
+	gone      bool    // known to have no table at all
+	made      uint32  // how many tables it got since the replica was opened
+	loading   bool    // a task is looking for its table
+	suspect   bool    // dirty since before the replica was opened: see settle
+	settling  bool    // a task is about to end that
+	settlers  []*task // tasks that wait for it
+	writes    int     // in flight
+	lastWrite uint64  // Replica.writes at the last one
+	waiters   reqList
+}
+
+// regionTable is the file `regions`: which regions may have checksums that are older
+// than the data, and which epoch wrote to them last. Changes are committed in groups:
+// one commit is in flight at a time, and carries all that came up meanwhile.
+type regionTable struct {
+	file    host.File
+	opened  bool
+	count   int
+	blocks  []*[perTabBlock]region // nil: 128 regions that were never touched
+	changed []int                  // blocks to write in the next commit, in no order
+
+	next       uint64 // number of the next commit
+	done       uint64 // number of the last durable one
+	committing bool
+	waiters    reqList // requests that wait for a commit
+	tasks      []*task // tasks that do
+	ops        []host.Op
+	buf        []byte
+
+	waiting map[block.Region]*region // regions with waiters
+	dirty   []block.Region           // regions that are dirty, or were not long ago
+}
+
+func (rt *regionTable) init(count int) {
+	rt.count = count
+	rt.blocks = make([]*[perTabBlock]region, (count+perTabBlock-1)/perTabBlock)
+	rt.waiting = make(map[block.Region]*region)
+	rt.next = 1
+}
+
+// at returns region n, which must exist.
+func (rt *regionTable) at(n block.Region) *region {
+	b := &rt.blocks[n/perTabBlock]
+	if *b == nil {
+		*b = new([perTabBlock]region)
+	}
+	return &(*b)[n%perTabBlock]
+}
+
+// peek returns region n, or nil if it was never touched.
+func (rt *regionTable) peek(n block.Region) *region {
+	if b := rt.blocks[n/perTabBlock]; b != nil {
+		return &b[n%perTabBlock]
+	}
+	return nil
+}
+
+// each calls f for every region that was ever touched, in order, until it says stop.
+func (rt *regionTable) each(f func(n block.Region, rg *region) bool) {
+	for i, b := range rt.blocks {
+		if b == nil {
+			continue
+		}
+		for j := range b {
+			n := block.Region(i*perTabBlock + j)
+			if int(n) < rt.count && !f(n, &b[j]) {
+				return
+			}
+		}
+	}
+}
+
+// put notes that the record of region n must go to disk with the next commit.
+func (rt *regionTable) put(n block.Region) {
+	rt.at(n).commit = rt.next
+	if i := int(n) / perTabBlock; !slices.Contains(rt.changed, i) {
+		rt.changed = append(rt.changed, i)
+	}
+}
+
+// intended reports whether a write with epoch to region n may start: its record on
+// disk says dirty, and says the epoch.
+func (r *Replica) intended(rg *region) bool {
+	return rg.since != 0 && rg.epoch == r.epoch && rg.commit <= r.regions.done
+}
+
+// intend makes region n dirty in the next commit, if it is not already.
+func (r *Replica) intend(n block.Region) {
+	rg := r.regions.at(n)
+	if rg.since != 0 && rg.epoch == r.epoch {
+		return
+	}
+	if rg.since == 0 {
+		rg.since = r.man.Generation
+		r.regions.dirty = append(r.regions.dirty, n)
+	}
+	rg.epoch = r.epoch
+	r.regions.put(n)
+}
+
+// commit starts a commit of the region table, unless one is in flight or none needed.
+func (r *Replica) commit() {
+	rt := &r.regions
+	if rt.committing || len(rt.changed) == 0 || r.broken != nil {
+		return
+	}
+	rt.committing = true
+	number := rt.next
+	rt.next++
+	n := len(rt.changed)
+	if cap(rt.buf) < n*block.Size {
+		rt.buf = host.Buffer(n * block.Size)
+	}
+	rt.ops = rt.ops[:0]
+	slices.Sort(rt.changed)
+	for _, i := range rt.changed {
+		b := rt.buf[len(rt.ops)*block.Size : (len(rt.ops)+1)*block.Size]
+		r.encodeRecords(i, b)
+		rt.ops = append(rt.ops, host.Op{Kind: host.OpWrite, File: rt.file, Offset: int64(i) * block.Size, Buf: b})
+	}
+	rt.changed = rt.changed[:0]
+	left := n
+	var failed error
+	for i := range rt.ops {
+		op := &rt.ops[i]
+		op.Done = func(op *host.Op) {
+			if op.Err != nil {
+				failed = op.Err
+			}
+			if left--; left > 0 {
+				return
+			}
+			if failed != nil {
+				r.committed(number, failed)
+				return
+			}
+			op.Kind = host.OpSync
+			op.Done = func(op *host.Op) { r.committed(number, op.Err) }
+			r.disk.Submit(op)
+		}
+		r.disk.Submit(op)
+	}
+}
+
+func (r *Replica) encodeRecords(i int, b []byte) {
+	clear(b)
+	recs := r.regions.blocks[i]
+	if recs == nil {
+		return
+	}
+	for j := range recs {
+		n := block.Region(i*perTabBlock + j)
+		recs[j].encode(b[j*recordSize:], n)
+	}
+}
+
+func (r *Replica) committed(number uint64, err error) {
+	rt := &r.regions
+	rt.committing = false
+	if err != nil {
+		r.fail(err)
+	} else {
+		rt.done = number
+	}
+	tasks := rt.tasks
+	rt.tasks = nil
+	r.rerun(&rt.waiters)
+	for _, t := range tasks {
+		t.wake()
+	}
+	r.commit()
+}
+
+// commitAndWait makes every change of the region table up to now durable.
+func (t *task) commitAndWait() error {
+	r := t.r
+	want := r.regions.next
+	if len(r.regions.changed) == 0 {
+		want-- // what is in flight, if anything
+	}
+	for r.regions.done < want && r.broken == nil {
+		r.commit()
+		r.regions.tasks = append(r.regions.tasks, t)
+		t.park()
+	}
+	return r.broken
+}
+
+// streams remembers where the last few writes ended, to know a sequential writer.
+type streams struct {
+	ends [8]block.Index
+	next int
+}
+
+// sequential reports whether e goes on where a recent write ended, and notes its end.
+func (s *streams) sequential(e block.Extent) bool {
+	for i, end := range s.ends {
+		if end == e.Start && end != 0 {
+			s.ends[i] = e.End()
+			return true
+		}
+	}
+	s.ends[s.next] = e.End()
+	s.next = (s.next + 1) % len(s.ends)
+	return false
+}
+
+// aheadRegions is how many regions are marked dirty ahead of a sequential writer: 4 is
+// 16 MiB, some 10 ms of a fast disk, well above the time of a commit.
+const aheadRegions = 4
+
+// intendAll sees to it that a write to the regions from first to last may start. It
+// reports false when q must wait for the next commit; q is then in line.
+func (r *Replica) intendAll(q *Request, first, last block.Region) bool {
+	ready := true
+	for n := first; n <= last; n++ {
+		if !r.intended(r.regions.at(n)) {
+			r.intend(n)
+			ready = false
+		}
+	}
+	if !ready {
+		r.regions.waiters.push(q)
+	}
+	r.commit()
+	return ready
+}
+
+// ahead marks the next regions dirty when q is part of a sequential stream of writes,
+// so that the stream never waits for a commit.
+func (r *Replica) ahead(q *Request) {
+	if !r.streams.sequential(q.Extent) {
+		return
+	}
+	last := q.Extent.LastRegion()
+	for n := last + 1; n <= last+aheadRegions && int(n) < r.regions.count; n++ {
+		r.intend(n)
+	}
+}

@@ -1,0 +1,285 @@
+package store
+
+import (
+	"cmp"
+	"slices"
+
+	"github.com/holdfast-io/holdfast/internal/block"
+	"github.com/holdfast-io/holdfast/internal/host"
+)
+
+// saver writes tables to their files, in the background: when the journal or the
+// memory for tables fills up, and when regions are to become clean.
+type saver struct {
+	task       *task
+	idle       bool
+	again      bool
+	mark       uint64  // regions that were not written after this mark may become clean
+	waiters    reqList // requests that wait for fewer dirty tables
+	tasks      []*task // tasks that wait for the saver to have nothing to do
+	waitingFor *task   // the saver, while it waits for first writes in flight
+	buf        []byte
+	lock       taskLock // one save at a time
+}
+
+// saveBatch is how many tables are saved with one flush: 64 × 12 KiB.
+const saveBatch = 64
+
+// kick asks the saver to look for work, soon: not while a request is being looked at,
+// which relies on what it has seen.
+func (s *saver) kick(r *Replica) {
+	s.again = true
+	r.pump()
+}
+
+// pump lets the saver run if it was kicked and nothing relies on things as they are.
+func (r *Replica) pump() {
+	s := &r.saver
+	if s.again && s.idle && r.running == 0 && r.broken == nil {
+		s.idle = false
+		s.task.wake()
+	}
+}
+
+// ready tells the saver that a table has no first write in flight any more.
+func (s *saver) ready() {
+	if t := s.waitingFor; t != nil {
+		s.waitingFor = nil
+		t.wake()
+	}
+}
+
+// Mark returns a moment, to be given to Clean later.
+func (r *Replica) Mark() uint64 { return r.writes }
+
+// Clean allows every region that was not written after mark to become clean, some time
+// later. The caller vouches that a flush after mark was confirmed by every in-sync
+// replica.
+func (r *Replica) Clean(mark uint64) {
+	r.saver.mark = max(r.saver.mark, mark)
+	r.saver.kick(r)
+}
+
+// saveLoop is the task that saves.
+func (t *task) saveLoop() {
+	r := t.r
+	s := &r.saver
+	s.task = t
+	for {
+		for !s.again || r.broken != nil {
+			s.idle = true
+			for _, w := range s.tasks {
+				w.wake()
+			}
+			s.tasks = nil
+			if r.closer != nil {
+				r.closer.wake()
+			}
+			t.park()
+		}
+		s.again = false
+		for r.broken == nil {
+			tables, regions := r.toSave()
+			if len(tables) == 0 && len(regions) == 0 {
+				break
+			}
+			if t.save(tables, regions) != nil {
+				break
+			}
+			r.rerun(&s.waiters)
+		}
+		if r.journal.room() <= 0 && r.broken == nil && t.flush() == nil {
+			r.advanceTail() // nothing to save holds it: only the marker was missing
+		}
+		r.rerun(&s.waiters)
+	}
+}
+
+// toSave chooses the next tables to be saved, and the regions that may become clean
+// with them: those that hold the journal's tail, then the least recently used while
+// memory is short, then what Clean allows.
+func (r *Replica) toSave() (tables []*table, regions []block.Region) {
+	j := &r.journal
+	if j.room() < int(j.blocks)/2 {
+		r.settleReplay()
+		old := j.next - j.blocks/4
+		if j.room() <= 0 {
+			old = j.next
+		}
+		for _, tab := range r.tables.list {
+			if tab.first != 0 && tab.first < old {
+				tables = append(tables, tab)
+			}
+		}
+		slices.SortFunc(tables, func(a, b *table) int { return cmp.Compare(a.first, b.first) })
+	}
+	if len(tables) == 0 && r.tables.dirty > r.opts.TablesMax/2 {
+		for _, tab := range r.tables.list {
+			if tab.dirty {
+				tables = append(tables, tab)
+			}
+		}
+		slices.SortFunc(tables, func(a, b *table) int { return cmp.Compare(a.used, b.used) })
+	}
+	if len(tables) > 0 {
+		return tables[:min(len(tables), saveBatch)], nil
+	}
+	list := &r.regions.dirty
+	*list = slices.DeleteFunc(*list, func(n block.Region) bool { return r.regions.at(n).since == 0 })
+	for _, n := range *list {
+		rg := r.regions.at(n)
+		if rg.lastWrite > r.saver.mark || rg.writes > 0 || rg.bad != nil {
+			continue
+		}
+		regions = append(regions, n)
+		tables = append(tables, r.dirtyTables(n)...)
+		if len(tables) >= saveBatch || len(regions) >= 4*saveBatch {
+			break
+		}
+	}
+	return tables, regions
+}
+
+// dirtyTables returns the tables of region n that differ from their copy on disk.
+func (r *Replica) dirtyTables(n block.Region) (tables []*table) {
+	c := r.chunks[n.Chunk()]
+	if c == nil {
+		return nil
+	}
+	for _, g := range c.gens {
+		if tab := r.tables.byKey[tableKey{n, g}]; tab != nil && tab.dirty {
+			tables = append(tables, tab)
+		}
+	}
+	return tables
+}
+
+// save makes tables durable, then marks those of regions clean that still may be.
+func (t *task) save(tables []*table, regions []block.Region) error {
+	r := t.r
+	t.lock(&r.saver.lock)
+	defer t.unlock(&r.saver.lock)
+	tables = slices.DeleteFunc(tables, func(tab *table) bool { // dropped with its file meanwhile
+		return r.tables.byKey[tableKey{tab.region, tab.gen}] != tab
+	})
+	for _, n := range regions {
+		if rg := r.regions.at(n); rg.suspect {
+			if err := t.settleRegion(n, rg); err != nil {
+				return err
+			}
+			tables = append(tables, r.dirtyTables(n)...)
+		}
+	}
+	slices.SortFunc(tables, func(a, b *table) int {
+		return cmp.Or(cmp.Compare(a.region, b.region), cmp.Compare(a.gen, b.gen))
+	})
+	tables = slices.Compact(tables)
+	if err := t.saveTables(tables); err != nil {
+		return err
+	}
+	for _, n := range regions {
+		rg := r.regions.at(n)
+		if rg.since != 0 && rg.lastWrite <= r.saver.mark && rg.writes == 0 && !rg.suspect && len(r.dirtyTables(n)) == 0 {
+			rg.since = 0
+			r.regions.put(n)
+		}
+	}
+	if err := t.commitAndWait(); err != nil {
+		return err
+	}
+	r.advanceTail()
+	return nil
+}
+
+// saveTables writes tables, as they are now, to the copies that are not their newest:
+// flush what they say, write, sync.
+func (t *task) saveTables(tables []*table) error {
+	r := t.r
+	if len(tables) == 0 {
+		return nil
+	}
+	if cap(r.saver.buf) < len(tables)*tableSize {
+		r.saver.buf = host.Buffer(len(tables) * tableSize)
+	}
+	buf := r.saver.buf[:len(tables)*tableSize]
+	for i, tab := range tables {
+		tab.pins++
+		defer func() { tab.pins-- }()
+		tab.hold = true
+		for tab.mapping > 0 && r.broken == nil {
+			r.saver.waitingFor = t
+			t.park()
+		}
+		if tab.dirty {
+			tab.dirty = false
+			r.tables.dirty--
+		}
+		tab.covered, tab.first = max(tab.covered, tab.last), 0
+		tab.encode(buf[i*tableSize:(i+1)*tableSize], r.man.Volume, tab.seq+1, tab.covered)
+		tab.hold = false
+		r.rerun(&tab.waiters)
+	}
+	if err := t.flush(); err != nil {
+		return err
+	}
+	ops := make([]host.Op, 0, len(tables))
+	var syncs []host.Op
+	for i, tab := range tables {
+		f, err := t.file(fileKey{tab.region.Chunk(), tab.gen})
+		if err != nil {
+			return r.fail(err)
+		}
+		defer func() { f.refs-- }()
+		ops = append(ops, host.Op{Kind: host.OpWrite, File: f.handle,
+			Offset: tableOffset(tab.region, (tab.seq+1)%2), Buf: buf[i*tableSize : (i+1)*tableSize]})
+		if len(syncs) == 0 || syncs[len(syncs)-1].File != f.handle {
+			syncs = append(syncs, host.Op{Kind: host.OpSync, File: f.handle})
+		}
+	}
+	if err := t.doAll(ops); err != nil {
+		return r.fail(err)
+	}
+	if err := t.doAll(syncs); err != nil {
+		return r.fail(err)
+	}
+	for _, tab := range tables {
+		tab.seq++
+		rg := r.regions.at(tab.region)
+		if tab.gen >= rg.tableGen {
+			rg.tableGen, rg.tableSeq = tab.gen, tab.seq
+			r.regions.put(tab.region)
+		}
+	}
+	return nil
+}
+
+// advanceTail lets the journal forget what every table on disk has.
+func (r *Replica) advanceTail() {
+	j := &r.journal
+	tail := j.written + 1
+	for _, tab := range r.tables.list {
+		if tab.first != 0 {
+			tail = min(tail, tab.first)
+		}
+	}
+	for _, records := range j.replay {
+		tail = min(tail, records[0].number)
+	}
+	if j.last > j.durable {
+		tail = min(tail, j.durable+1)
+	}
+	if tail > j.tail {
+		j.tail = tail
+		r.rerun(&j.waiters)
+	}
+}
+
+// drained waits until the saver has nothing more to do.
+func (t *task) drained() error {
+	r := t.r
+	for (!r.saver.idle || r.saver.again) && r.broken == nil {
+		r.saver.tasks = append(r.saver.tasks, t)
+		t.park()
+	}
+	return r.broken
+}

@@ -1,0 +1,162 @@
+package store
+
+import (
+	"slices"
+
+	"github.com/holdfast-io/holdfast/internal/block"
+	"github.com/holdfast-io/holdfast/internal/host"
+)
+
+// settle makes q wait until region n's checksums are right again.
+func (r *Replica) settle(n block.Region, rg *region, q *Request) {
+	rg.waiters.push(q)
+	r.regions.waiting[n] = rg
+	if rg.settling {
+		return
+	}
+	r.spawn("settle", func(t *task) {
+		err := t.settleRegion(n, rg)
+		delete(r.regions.waiting, n)
+		if err != nil {
+			r.failFirst(&rg.waiters, err)
+			return
+		}
+		r.rerun(&rg.waiters)
+	})
+}
+
+// settleRegion reads what was written to a region since it became dirty and corrects
+// the checksums that a crash left behind. Requests to the region go on meanwhile: a
+// block's checksum is corrected only if nobody changed the entry while it was read.
+func (t *task) settleRegion(n block.Region, rg *region) error {
+	r := t.r
+	for rg.settling && r.broken == nil {
+		rg.settlers = append(rg.settlers, t)
+		t.park()
+	}
+	if !rg.suspect || r.broken != nil {
+		return r.broken
+	}
+	rg.settling = true
+	defer func() {
+		rg.settling = false
+		settlers := rg.settlers
+		rg.settlers = nil
+		for _, w := range settlers {
+			w.wake()
+		}
+	}()
+	settled := make(map[block.Generation]bool)
+	for {
+		tab, err := t.nextToSettle(n, rg, settled)
+		if err != nil {
+			return err
+		}
+		if tab == nil {
+			break
+		}
+		tab.pins++
+		err = t.settleTable(tab, rg.since)
+		tab.pins--
+		if err != nil {
+			return err
+		}
+		settled[tab.gen] = true
+	}
+	rg.suspect = false
+	return nil
+}
+
+// nextToSettle returns a table of region n that may have wrong checksums and is not in
+// settled, or nil. A snapshot and a write during the settling make further ones.
+func (t *task) nextToSettle(n block.Region, rg *region, settled map[block.Generation]bool) (*table, error) {
+	r := t.r
+	for _, g := range append(slices.Clone(r.chunk(n.Chunk()).gens), r.man.Generation) {
+		if g < rg.since || settled[g] {
+			continue
+		}
+		if g == r.man.Generation { // also makes the record agree with the disk
+			tab, err := t.loadView(n, g)
+			if err != nil || tab.gen == g {
+				return tab, err
+			}
+			if !settled[g] && tab != emptyTable && tab.gen >= rg.since && !settled[tab.gen] {
+				return tab, nil
+			}
+			continue
+		}
+		tab, err := t.loadTable(tableKey{n, g})
+		if tab != nil || err != nil {
+			return tab, err
+		}
+	}
+	return nil, nil
+}
+
+// settleStep is how many blocks are read at a time while settling.
+const settleStep = 64
+
+func (t *task) settleTable(tab *table, since block.Generation) error {
+	r := t.r
+	buf := host.Buffer(settleStep * block.Size)
+	for i := 0; i < block.PerRegion; {
+		before := tab.at(i)
+		if before.state != data || before.holder < since {
+			i++
+			continue
+		}
+		run := 1
+		for i+run < block.PerRegion && run < settleStep {
+			e := tab.at(i + run)
+			if e.state != data || e.holder != before.holder || int(e.slot) != int(before.slot)+run {
+				break
+			}
+			run++
+		}
+		f, err := t.file(fileKey{tab.region.Chunk(), before.holder})
+		if err != nil {
+			return err
+		}
+		var was [settleStep]entry
+		for k := range run {
+			was[k] = tab.at(i + k)
+		}
+		op, err := t.do(host.Op{Kind: host.OpRead, File: f.handle, Offset: slotOffset(before.slot), Buf: buf[:run*block.Size]})
+		f.refs--
+		if err != nil {
+			return err
+		}
+		clear(buf[op.N:])
+		for k := range run {
+			sum := block.Checksum(buf[k*block.Size : (k+1)*block.Size])
+			if tab.at(i+k) == was[k] && was[k].sum != sum {
+				tab.sums[i+k] = sum
+				r.touch(tab)
+			}
+		}
+		i += run
+	}
+	return nil
+}
+
+// settleReplay has the tables loaded that the journal of an earlier process has
+// records for, so that they can be saved and the journal can go on.
+func (r *Replica) settleReplay() {
+	if len(r.journal.replay) == 0 || r.journal.settling {
+		return
+	}
+	r.journal.settling = true
+	r.spawn("settle journal", func(t *task) {
+		defer func() { r.journal.settling = false }()
+		for _, key := range r.journal.replay.keys() {
+			if r.broken != nil {
+				return
+			}
+			if _, err := t.loadTable(key); err != nil {
+				r.regions.at(key.region).bad = err // from now on every access reports it
+				delete(r.journal.replay, key)
+			}
+		}
+		r.saver.kick(r)
+	})
+}

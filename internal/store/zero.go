@@ -1,0 +1,111 @@
+package store
+
+import (
+	"github.com/holdfast-io/holdfast/internal/block"
+	"github.com/holdfast-io/holdfast/internal/fault"
+	"github.com/holdfast-io/holdfast/internal/host"
+)
+
+// zero makes q's extent read as zeros, region by region: regions without data cost
+// nothing, so that the discard of a whole sparse volume is quick.
+func (r *Replica) zero(q *Request) {
+	for q.cursor < q.Extent.End() {
+		n := q.cursor.Region()
+		t := r.view(n, r.man.Generation, q)
+		if t == nil {
+			return
+		}
+		first, count := zeroRange(q, n, t)
+		if count == 0 {
+			q.cursor = (n + 1).Start()
+			continue
+		}
+		if !r.intendAll(q, n, n) {
+			return
+		}
+		if t = r.liveTable(n, q); t == nil {
+			return
+		}
+		if !r.prepared(n.Chunk(), 0, q) || !r.liveFile(n.Chunk(), q) {
+			return
+		}
+		if t.hold {
+			t.waiters.push(q)
+			return
+		}
+		for i := first; i < first+count; i++ {
+			if t.isUnproven(i) {
+				r.awaitProof(q)
+				return
+			}
+		}
+		if !r.roomFor(1, q) {
+			return
+		}
+		r.beginWrite(q, n, n)
+		q.cursor = (n + 1).Start()
+		r.zeroRegion(q, t, first, count)
+		r.writeJournal()
+		q.letGo()
+		r.part(q, nil)
+		return
+	}
+	r.end(q, nil)
+}
+
+// zeroRange returns the part of q in region n from its first block with data to its
+// last one.
+func zeroRange(q *Request, n block.Region, t *table) (first, count int) {
+	if t == emptyTable {
+		return 0, 0
+	}
+	first, count, _ = q.within(n)
+	for count > 0 && t.at(first).state != data {
+		first, count = first+1, count-1
+	}
+	for count > 0 && t.at(first+count-1).state != data {
+		count--
+	}
+	return first, count
+}
+
+// zeroRegion journals the zeroing of blocks in t, and punches the slots they have in
+// the live generation's file. What older generations hold is theirs.
+func (r *Replica) zeroRegion(q *Request, t *table, first, count int) {
+	f := r.files.byKey[fileKey{t.region.Chunk(), t.gen}]
+	x := r.transfer()
+	x.q, x.table, x.file, x.first, x.count, x.slot, x.fresh, x.zero = q, t, f, first, count, 0, false, true
+	x.parts = 1
+	x.op.Kind = host.OpPunch
+	t.pins++
+	t.mapping++
+	q.left++
+	x.record = r.log(x.mapping(mapZero), t)
+	x.record.waiting = append(x.record.waiting, x)
+	for i := first; i < first+count; {
+		run := 1
+		if t.inPlace(i) {
+			for i+run < first+count && t.inPlace(i+run) && int(t.slots[i+run]&slotMask) == int(t.slots[i]&slotMask)+run {
+				run++
+			}
+			r.punch(x, f, t.slots[i]&slotMask, run)
+		}
+		i += run
+	}
+}
+
+// punch gives the space of slots back, as one more part of x.
+func (r *Replica) punch(x *transfer, f *file, slot uint16, slots int) {
+	f.refs++
+	f.unsynced = true
+	x.parts++
+	r.disk.Submit(&host.Op{Kind: host.OpPunch, File: f.handle, Offset: slotOffset(slot), Length: int64(slots) * block.Size,
+		Done: func(op *host.Op) {
+			f.refs--
+			f.unsynced = true
+			if op.Err != nil && !isUnsupported(op.Err) {
+				x.err = r.fail(fault.Wrap("store.Zero", op.Err))
+			}
+			x.part()
+		}})
+}
