@@ -2,14 +2,50 @@ package store
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/holdfast-io/holdfast/internal/block"
 	"github.com/holdfast-io/holdfast/internal/fault"
 	"github.com/holdfast-io/holdfast/internal/host"
 )
 
-// mergeSuffix names a chunk file that is being made out of two.
-const mergeSuffix = ".merge"
+// mergeSuffix names a chunk file that is being made out of two; mergedInfix, followed by
+// the older one's generation, one that is complete: from then on it counts.
+const (
+	mergeSuffix = ".merge"
+	mergedInfix = ".merged-"
+)
+
+// mergedName is the name of the merged file until it takes its place.
+func mergedName(into fileKey, from block.Generation) string {
+	return fmt.Sprintf("%s%s%06d", into.name(), mergedInfix, from)
+}
+
+// parseMerged reads what mergedName printed.
+func parseMerged(name string) (into fileKey, from block.Generation, ok bool) {
+	a, b, found := strings.Cut(name, mergedInfix)
+	into, ok1 := parseFileKey(a)
+	f, ok2 := parseFileKey(fmt.Sprintf("%08d.%s", into.chunk, b))
+	return into, f.gen, found && ok1 && ok2 && mergedName(into, f.gen) == name
+}
+
+// finishMerge puts a complete merged file in its place. The older file goes first, and
+// for good: a table on disk that names it must find that it is gone, because its blocks
+// are elsewhere now.
+func (t *task) finishMerge(into fileKey, from block.Generation) error {
+	r := t.r
+	_, err := t.do(host.Op{Kind: host.OpRemove, Path: r.chunkPath(fileKey{into.chunk, from})})
+	if err != nil && !fault.Is(err, fault.NotFound) {
+		return err
+	}
+	if err := t.syncDir(r.path("chunks")); err != nil {
+		return err
+	}
+	if _, err := t.do(host.Op{Kind: host.OpRename, Path: r.path("chunks/" + mergedName(into, from)), To: r.chunkPath(into)}); err != nil {
+		return err
+	}
+	return t.syncDir(r.path("chunks"))
+}
 
 // mergeExcess merges obsolete files of c until at most obsoleteMax are left, each with
 // its next newer neighbour, cheapest pair first. The live file takes part in no merge.
@@ -96,10 +132,21 @@ func (t *task) merge(n block.Chunk, c *chunk, from, into block.Generation) (bool
 		_, _ = t.do(host.Op{Kind: host.OpRemove, Path: name})
 		return false, err
 	}
-	if _, err := t.do(host.Op{Kind: host.OpRename, Path: name, To: r.chunkPath(fileKey{n, into})}); err != nil {
+	for _, g := range []block.Generation{from, into} { // open for those who read while the names change
+		f, err := t.file(fileKey{n, g})
+		if err != nil {
+			return false, err
+		}
+		defer func() { f.refs-- }()
+	}
+	key := fileKey{n, into}
+	if _, err := t.do(host.Op{Kind: host.OpRename, Path: name, To: r.path("chunks/" + mergedName(key, from))}); err != nil {
 		return false, err
 	}
 	if err := t.syncDir(r.path("chunks")); err != nil {
+		return false, r.fail(err)
+	}
+	if err := t.finishMerge(key, from); err != nil {
 		return false, r.fail(err)
 	}
 	r.switchMerged(n, from, into, merged)
@@ -111,10 +158,7 @@ func (t *task) merge(n block.Chunk, c *chunk, from, into block.Generation) (bool
 			}
 		}
 	}
-	if err := t.commitAndWait(); err != nil {
-		return false, err
-	}
-	return true, t.removeFile(fileKey{n, from}, c)
+	return true, t.commitAndWait()
 }
 
 // tablePair is a region's tables in the two files of a merge; either may be nil.
@@ -302,9 +346,11 @@ func (t *task) fillMerge(h host.File, from, into fileKey, merged []*table, moves
 
 // switchMerged makes memory agree with the merged file, in one go.
 func (r *Replica) switchMerged(n block.Chunk, from, into block.Generation, merged []*table) {
-	if f := r.files.byKey[fileKey{n, into}]; f != nil {
-		r.forgetFile(f)
-		r.files.orphans = append(r.files.orphans, f)
+	for _, g := range []block.Generation{from, into} {
+		if f := r.files.byKey[fileKey{n, g}]; f != nil {
+			r.forgetFile(f)
+			r.files.orphans = append(r.files.orphans, f)
+		}
 	}
 	clear(r.tables.views)
 	r.chunks[n].remove(from) // tables that are read from now on find its blocks in into

@@ -326,17 +326,24 @@ func (r *Replica) decodeRecords(i int, b []byte) {
 	}
 }
 
-// listChunks learns from their names which chunk files there are, and removes what a
-// crash during a merge left.
+// listChunks learns from their names which chunk files there are, finishes merges that
+// a crash interrupted, and removes what those left that were not complete.
 func (t *task) listChunks() error {
 	r := t.r
 	op, err := t.do(host.Op{Kind: host.OpList, Path: r.path("chunks")})
 	if err != nil {
 		return err
 	}
+	gone := make(map[fileKey]bool)
 	for _, e := range op.Entries {
 		key, ok := parseFileKey(e.Name)
+		into, from, merged := parseMerged(e.Name)
 		switch {
+		case merged:
+			if err := t.finishMerge(into, from); err != nil {
+				return err
+			}
+			gone[fileKey{into.chunk, from}] = true
 		case strings.HasSuffix(e.Name, mergeSuffix):
 			if _, err := t.do(host.Op{Kind: host.OpRemove, Path: r.path("chunks/" + e.Name)}); err != nil {
 				return err
@@ -349,8 +356,9 @@ func (t *task) listChunks() error {
 			r.chunk(key.chunk).gens = append(r.chunk(key.chunk).gens, key.gen)
 		}
 	}
-	for _, c := range r.chunks {
+	for n, c := range r.chunks {
 		slices.Sort(c.gens)
+		c.gens = slices.DeleteFunc(c.gens, func(g block.Generation) bool { return gone[fileKey{n, g}] })
 	}
 	return nil
 }
