@@ -290,27 +290,28 @@ func (t *task) mark(number uint64) error {
 	return nil
 }
 
-// replayInto adds to a table from disk what the journal says beyond it.
-func (r *Replica) replayInto(t *table, records []logged) {
+// replayInto adds to a table from disk what the journal says beyond it, and reports
+// whether that was anything.
+func replayInto(t *table, records []logged) bool {
 	for _, m := range records {
 		if m.number <= t.covered {
 			continue
 		}
 		base := int(m.first) % block.PerRegion
 		for i := range int(m.count) {
-			r.apply(t, base+i, m.mapping, i)
+			t.apply(base+i, m.mapping, i)
 		}
-		r.touch(t)
 		if t.first == 0 {
 			t.first = m.number
 		}
 		t.last = max(t.last, m.number)
 	}
+	return t.first != 0
 }
 
-// apply enters block i of a record at place in t. The checksum is not in the record
-// itself: the region is dirty, and takes it from the data.
-func (r *Replica) apply(t *table, place int, m mapping, i int) {
+// apply enters block i of a record at place. The checksum is not in the record itself:
+// the region is dirty, and takes it from the data.
+func (t *table) apply(place int, m mapping, i int) {
 	switch m.kind {
 	case mapData:
 		e := entry{state: data, slot: m.slot + uint16(i), holder: m.gen}

@@ -317,6 +317,7 @@ func (t *task) loadTable(key tableKey) (*table, error) {
 			}
 		}
 	}
+	replayed := replayInto(tab, records)
 	if err := t.resolve(tab); err != nil {
 		return nil, err
 	}
@@ -324,7 +325,9 @@ func (t *task) loadTable(key tableKey) (*table, error) {
 		return other, nil // made by a first write meanwhile
 	}
 	r.addTable(tab)
-	r.replayInto(tab, records)
+	if replayed {
+		r.touch(tab)
+	}
 	delete(r.journal.replay, key)
 	return tab, nil
 }
