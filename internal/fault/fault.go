@@ -122,10 +122,13 @@ func Errorf(op string, kind Kind, format string, args ...any) error {
 	return &Error{Op: op, Kind: kind, Err: fmt.Errorf(format, args...)}
 }
 
-// Wrap adds op to err and keeps its kind; nil stays nil.
+// Wrap adds op to err, unless it says so already, and keeps its kind; nil stays nil.
 func Wrap(op string, err error) error {
 	if err == nil {
 		return nil
+	}
+	if e, ok := err.(*Error); ok && e.Op == op {
+		return err
 	}
 	return &Error{Op: op, Kind: KindOf(err), Err: err}
 }
