@@ -73,7 +73,7 @@ func (r *Replica) readRegion(q *Request, n block.Region, t *table) {
 		}
 		f := r.files.byKey[fileKey{n.Chunk(), e.holder}]
 		x := r.issue(q, host.OpRead, t, f, first+i, run, at+i, e.slot)
-		r.disk.Submit(&x.op)
+		x.send()
 		i += run
 	}
 }

@@ -10,6 +10,7 @@ import (
 // neighbours in the volume and in a chunk file.
 type transfer struct {
 	op     host.Op
+	ops    [1]*host.Op // &op, for send
 	r      *Replica
 	q      *Request
 	table  *table
@@ -31,6 +32,7 @@ func (r *Replica) transfer() *transfer {
 	if x == nil {
 		x = &transfer{r: r}
 		x.op.Done = func(*host.Op) { x.done() }
+		x.ops[0] = &x.op
 		return x
 	}
 	r.free = x.next
@@ -59,6 +61,9 @@ func (r *Replica) issue(q *Request, kind host.Kind, t *table, f *file, first, co
 	q.left++
 	return x
 }
+
+// send hands the operation to the disk. Submit(&x.op) would allocate.
+func (x *transfer) send() { x.r.disk.Submit(x.ops[:]...) }
 
 func (x *transfer) done() {
 	r := x.r

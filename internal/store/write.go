@@ -115,7 +115,7 @@ func (r *Replica) writeRegion(q *Request, n block.Region) {
 				run++
 			}
 			x := r.issue(q, host.OpWrite, t, f, first+i, run, at+i, e.slot)
-			r.disk.Submit(&x.op)
+			x.send()
 		case t.keepsSlot(first + i):
 			r.firstWrite(q, t, f, first+i, 1, at+i, e.slot)
 		default:
@@ -144,5 +144,5 @@ func (r *Replica) firstWrite(q *Request, t *table, f *file, first, count, at int
 	for i := range count {
 		t.setUnproven(first + i)
 	}
-	r.disk.Submit(&x.op)
+	x.send()
 }
