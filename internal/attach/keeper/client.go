@@ -126,7 +126,8 @@ func (c *Client) PID() int { return c.pid }
 func (c *Client) Lost() <-chan struct{} { return c.lost }
 
 // Put has the keeper keep files under e.Name, instead of those that it keeps there.
-// They stay open here too. This process is then the one that serves them.
+// They stay open here too. This process then serves them, until it releases them or
+// ends.
 func (c *Client) Put(ctx context.Context, e Entry, files []int) error {
 	if len(e.Meta) > MetaBytesMax || len(files) > FilesMax {
 		return fault.Errorf("keeper.Put", fault.Invalid, "%q: %d files and %d bytes are too many", e.Name, len(files), len(e.Meta))
@@ -135,18 +136,18 @@ func (c *Client) Put(ctx context.Context, e Entry, files []int) error {
 	return err
 }
 
-// Take returns what is kept under the name, as it was until now, with descriptors of
-// its files that are the caller's, in the order in which they were put and of ascending
-// numbers. This process is then the one that serves them. The error is fault.NotFound
-// when nothing is kept there.
-func (c *Client) Take(ctx context.Context, name string) (Entry, []int, error) {
-	r, err := c.call(ctx, "Take", &request{Verb: "take", Name: name}, nil)
+// Get returns what is kept under the name, with descriptors of its files that are the
+// caller's, in the order in which they were put and of ascending numbers. Who means to
+// serve them must Put them before it does: until then they count as being served by
+// nobody. The error is fault.NotFound when nothing is kept there.
+func (c *Client) Get(ctx context.Context, name string) (Entry, []int, error) {
+	r, err := c.call(ctx, "Get", &request{Verb: "get", Name: name}, nil)
 	if err != nil {
 		return Entry{}, nil, err
 	}
 	if r.Entry == nil {
 		closeEach(r.files)
-		return Entry{}, nil, fault.Errorf("keeper.Take", fault.Internal, "an answer without an entry for %q", name)
+		return Entry{}, nil, fault.Errorf("keeper.Get", fault.Internal, "an answer without an entry for %q", name)
 	}
 	return *r.Entry, r.files, nil
 }

@@ -75,8 +75,8 @@ func (c *conn) handle(r *request, files []int) error {
 		return c.hello(r)
 	case !c.admitted.Load():
 		return fault.Errorf("keeper", fault.Invalid, "the first message must be a hello, and its answer awaited")
-	case r.Verb == "take":
-		return c.take(r.Name)
+	case r.Verb == "get":
+		return c.get(r.Name)
 	case r.Verb == "release":
 		return c.result(c.k.release(c, r.Name))
 	case r.Verb == "remove":
@@ -114,8 +114,8 @@ func (c *conn) welcome() error {
 	return c.answer(answer{Version: c.version, PID: os.Getpid()}, nil)
 }
 
-func (c *conn) take(name string) error {
-	e, files, err := c.k.take(c, name)
+func (c *conn) get(name string) error {
+	e, files, err := c.k.get(c, name)
 	if err != nil {
 		return c.result(err)
 	}

@@ -2,7 +2,7 @@
 // that serve them come and go: open files, under names.
 //
 // A keeper knows nothing about devices. It is given files with a name and some bytes
-// to remember with them ([Client.Put]), and gives them to who asks ([Client.Take]). So
+// to remember with them ([Client.Put]), and gives copies to who asks ([Client.Get]). So
 // it needs no upgrade when devices change, which is as well, since it is the one part
 // that can't be upgraded without taking every device away.
 //
@@ -41,7 +41,7 @@ type Entry struct {
 	Wait time.Duration `json:"wait_ns,omitempty"`
 	// Clean says that who served them last let go of them by Release.
 	Clean bool `json:"clean,omitempty"`
-	// Served says that the live data process has put or taken them.
+	// Served says that the live data process has put them, and not released them.
 	Served bool `json:"served,omitempty"`
 }
 
@@ -157,21 +157,19 @@ func (k *keeper) put(c *conn, e Entry, files []int) error {
 	return nil
 }
 
-// take returns the entry and its files, which stay the keeper's.
-func (k *keeper) take(c *conn, name string) (Entry, []int, error) {
+// get returns the entry and copies of its files. Nothing changes by that.
+func (k *keeper) get(c *conn, name string) (Entry, []int, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	e, err := k.find(c, name)
 	if err != nil {
 		return Entry{}, nil, err
 	}
-	found := e.Entry
 	files, err := duplicate(e.files)
 	if err != nil {
-		return Entry{}, nil, fault.E("keeper.Take", fault.KindOf(err), noVolume, err)
+		return Entry{}, nil, fault.E("keeper.Get", fault.KindOf(err), noVolume, err)
 	}
-	e.served()
-	return found, files, nil
+	return e.Entry, files, nil
 }
 
 // release says that c has let go of the name's files, at a point where its successor
@@ -226,7 +224,7 @@ func (k *keeper) empty() bool {
 
 func (k *keeper) mayServe(c *conn, name string) error {
 	if c != k.live {
-		return fault.Errorf("keeper", fault.Precondition, "%q: only the live data process may put, take and release", name)
+		return fault.Errorf("keeper", fault.Precondition, "%q: only the live data process may put, get and release", name)
 	}
 	if name == "" || len(name) > NameLengthMax {
 		return fault.Errorf("keeper", fault.Invalid, "a name has 1 to %d bytes, not %d", NameLengthMax, len(name))

@@ -119,20 +119,20 @@ func TestFilesOutliveTheirProcess(t *testing.T) {
 	if len(list) != 1 || list[0] != (Entry{Name: "vol", Meta: "m1"}) {
 		t.Errorf("the list is %+v", list)
 	}
-	e, files, err := second.Take(ctx, "vol")
+	e, files, err := second.Get(ctx, "vol")
 	must(t, err)
 	if e.Meta != "m1" || e.Clean || e.Served || len(files) != 2 || files[1] < files[0] {
-		t.Fatalf("took %+v with %v", e, files)
+		t.Fatalf("got %+v with %v", e, files)
 	}
 	if got := [2]uint64{inode(t, files[0]), inode(t, files[1])}; got != want {
-		t.Errorf("took files %v, want %v", got, want)
+		t.Errorf("got files %v, want %v", got, want)
 	}
 	closeEach(files)
 	must(t, second.Remove(ctx, "vol"))
 	if list, err := second.List(ctx); err != nil || len(list) != 0 {
 		t.Errorf("after the removal the list is %+v (%v)", list, err)
 	}
-	_, _, err = second.Take(ctx, "vol")
+	_, _, err = second.Get(ctx, "vol")
 	wantKind(t, err, fault.NotFound)
 }
 
@@ -205,12 +205,13 @@ func TestCleanSaysHowItWasLeft(t *testing.T) {
 		t.Helper()
 		c.Close()
 		c = dialed(t, path)
-		e, files, err := c.Take(ctx, "vol")
+		e, files, err := c.Get(ctx, "vol")
 		must(t, err)
-		closeEach(files)
-		if e.Clean != clean {
-			t.Errorf("taken over with clean %v, want %v", e.Clean, clean)
+		if e.Clean != clean || e.Served {
+			t.Errorf("got %+v, want it clean: %v", e, clean)
 		}
+		must(t, c.Put(ctx, e, files))
+		closeEach(files)
 	}
 	take(false)
 	must(t, c.Release(ctx, "vol"))
@@ -218,7 +219,7 @@ func TestCleanSaysHowItWasLeft(t *testing.T) {
 	take(false)
 	must(t, c.Release(ctx, "vol"))
 	c.Close()
-	c = dialed(t, path) // and does not take it
+	c = dialed(t, path) // and does not serve it
 	take(true)
 	wantKind(t, c.Release(ctx, "other"), fault.NotFound)
 }
@@ -233,11 +234,12 @@ func TestFilesThatNobodyServesAreClosedInTheEnd(t *testing.T) {
 	for range 5 { // served again each time
 		c.Close()
 		c = dialed(t, path)
-		_, files, err := c.Take(ctx, "vol")
+		e, files, err := c.Get(ctx, "vol")
 		if fault.Is(err, fault.NotFound) {
 			break // this machine was slower than the wait
 		}
 		must(t, err)
+		must(t, c.Put(ctx, e, files))
 		closeEach(files)
 	}
 	closeEach([]int{fd})
@@ -280,7 +282,7 @@ func TestToolsLookAndTidy(t *testing.T) {
 	tool, err = DialTool(ctx, path)
 	must(t, err)
 	defer tool.Close()
-	_, _, err = tool.Take(ctx, "vol")
+	_, _, err = tool.Get(ctx, "vol")
 	wantKind(t, err, fault.Precondition)
 	wantKind(t, tool.Remove(ctx, "vol"), fault.Busy)
 	c.Close()
@@ -432,7 +434,7 @@ func TestSecondKeeperGivesUp(t *testing.T) {
 // FuzzPackets sends packets after a hello: whatever they are, the next client is served.
 func FuzzPackets(f *testing.F) {
 	for _, r := range []request{
-		{Verb: "put", Entry: &Entry{Name: "vol", Meta: "m", Wait: 1}}, {Verb: "take", Name: "vol"}, {Verb: "release", Name: "vol"},
+		{Verb: "put", Entry: &Entry{Name: "vol", Meta: "m", Wait: 1}}, {Verb: "get", Name: "vol"}, {Verb: "release", Name: "vol"},
 		{Verb: "remove", Name: "vol"}, {Verb: "list"}, {Verb: "hello", MaxVersion: 1, Role: roleData}, {Verb: "put"},
 	} {
 		raw, err := json.Marshal(r)

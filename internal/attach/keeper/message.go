@@ -17,7 +17,7 @@ import (
 //
 //	hello    min_version, max_version, role: "data" or "tool"; answered when admitted
 //	put      entry, files
-//	take     name; the answer has entry and files
+//	get      name; the answer has entry and files
 //	release  name
 //	remove   name
 //	list     is answered with one packet for each entry, and one without
