@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"runtime"
+	"runtime/pprof"
 	"slices"
 	"strings"
 	"time"
@@ -23,6 +24,7 @@ import (
 var all = slices.Concat(
 	checksumBenchmarks,
 	hostBenchmarks,
+	storeBenchmarks,
 )
 
 func main() {
@@ -31,6 +33,7 @@ func main() {
 	results := flag.String("results", "bench/results.json", "merge the figures into this `file`")
 	o := bench.Options{Log: os.Stderr}
 	flag.IntVar(&o.Rounds, "rounds", 5, "take this `number` of turns of subject and baseline")
+	profile := flag.String("cpuprofile", "", "write a CPU profile to this `file`, for go tool pprof")
 	flag.StringVar(&o.Dir, "dir", "run", "make scratch files in this `directory`, on the disk to be measured")
 	flag.Parse()
 
@@ -42,10 +45,27 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
 	defer stop()
-	if err := measure(ctx, o, *prefix, *results); err != nil {
+	if err := profiled(*profile, func() error { return measure(ctx, o, *prefix, *results) }); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
+}
+
+// profiled runs f, and keeps a CPU profile of it in the file, unless that is empty.
+func profiled(file string, f func() error) error {
+	if file == "" {
+		return f()
+	}
+	out, err := os.Create(file)
+	if err != nil {
+		return err
+	}
+	defer out.Close()
+	if err := pprof.StartCPUProfile(out); err != nil {
+		return err
+	}
+	defer pprof.StopCPUProfile()
+	return f()
 }
 
 // measure runs the chosen benchmarks one by one, and keeps the figures of each as soon

@@ -1,0 +1,174 @@
+package main
+
+import (
+	"context"
+	"math/rand/v2"
+	"time"
+
+	"github.com/holdfast-io/holdfast/internal/bench"
+	"github.com/holdfast-io/holdfast/internal/block"
+	"github.com/holdfast-io/holdfast/internal/host"
+	"github.com/holdfast-io/holdfast/internal/store"
+)
+
+// load is a number of operations of one size, depth of them in flight.
+type load struct {
+	depth  int
+	blocks int // of each operation
+	// next says where the next operation goes; more is false when there are no more.
+	next func(now time.Time) (at block.Index, more bool)
+	// ended, unless nil, is told of every operation.
+	ended func(began, now time.Time)
+}
+
+// lane makes one place of a load's depth: start begins an operation of so many blocks,
+// and done reports its end, never from inside start.
+type lane func(blocks int, done func(error)) (start func(at block.Index))
+
+// run does the load's operations on what lane leads to, which is on disk d.
+func (l load) run(ctx context.Context, d host.Disk, lane lane) (bench.Cost, error) {
+	var failed error
+	running := 0
+	latency := new(bench.Histogram)
+	cost := new(bench.Cost)
+	starts, began := make([]func(block.Index), l.depth), make([]time.Time, l.depth)
+	begin := func(i int, now time.Time) {
+		if failed != nil {
+			return
+		}
+		if at, more := l.next(now); more {
+			began[i] = now
+			running++
+			starts[i](at)
+		}
+	}
+	for i := range starts {
+		starts[i] = lane(l.blocks, func(err error) {
+			now := time.Now()
+			latency.Record(now.Sub(began[i]))
+			cost.Ops++
+			if l.ended != nil {
+				l.ended(began[i], now)
+			}
+			if err != nil {
+				failed = err
+			}
+			running--
+			begin(i, now)
+		})
+	}
+	measured, err := bench.Measure(func(c *bench.Cost) error {
+		cost = c
+		for i := range starts {
+			begin(i, time.Now())
+		}
+		for running > 0 {
+			d.Poll(-1)
+			if err := ctx.Err(); err != nil && failed == nil {
+				failed = err
+			}
+		}
+		c.Bytes = c.Ops * int64(l.blocks) * block.Size
+		return failed
+	})
+	for d.InFlight() > 0 { // what the store does behind its requests
+		d.Poll(-1)
+	}
+	measured.Latency = latency
+	return measured, err
+}
+
+// rawLane leads to a plain file through the disk, where block n is at n times its size.
+func rawLane(d host.Disk, f host.File, kind host.Kind) lane {
+	return func(blocks int, done func(error)) func(block.Index) {
+		op := &host.Op{Kind: kind, File: f, Buf: noise(blocks), Done: func(op *host.Op) { done(op.Err) }}
+		kept := []*host.Op{op} // Submit(op) would allocate it
+		return func(at block.Index) {
+			op.Offset = at.Offset()
+			d.Submit(kept...)
+		}
+	}
+}
+
+// storeLane leads to a replica as of gen, 0 for the live one. A write's checksums are
+// computed for every write, as they are where data enters Holdfast.
+func storeLane(r *store.Replica, verb store.Verb, gen block.Generation) lane {
+	return func(blocks int, done func(error)) func(block.Index) {
+		q := &store.Request{Verb: verb, Generation: gen, Data: noise(blocks), Sums: make([]block.Sum, blocks),
+			Extent: block.Extent{Count: uint64(blocks)}, Done: func(q *store.Request) { done(q.Err) }}
+		return func(at block.Index) {
+			if verb == store.Write {
+				block.Checksums(q.Sums, q.Data)
+			}
+			q.Extent.Start = at
+			r.Submit(q)
+		}
+	}
+}
+
+// noise returns blocks of random bytes, aligned.
+func noise(blocks int) []byte {
+	b := host.Buffer(blocks * block.Size)
+	for i := range b {
+		b[i] = byte(rand.Uint32())
+	}
+	return b
+}
+
+// order is a sequence of places for a load.
+type order func() (at block.Index, more bool)
+
+// randomly goes to places in a volume of so many blocks, for ever.
+func randomly(blocks int) order {
+	return func() (block.Index, bool) { return block.Index(rand.IntN(blocks)), true }
+}
+
+// inTurn goes from the start of a volume to its end, by step, for ever.
+func inTurn(blocks, step int) order {
+	at := -step
+	return func() (block.Index, bool) {
+		if at += step; at+step > blocks {
+			at = 0
+		}
+		return block.Index(at), true
+	}
+}
+
+// once goes through a volume from its start to its end, by step.
+func once(blocks, step int) order {
+	at := -step
+	return func() (block.Index, bool) {
+		at += step
+		return block.Index(at), at+step <= blocks
+	}
+}
+
+// shuffled goes to count of the volume's blocks, each once, at random.
+func shuffled(blocks, count int) order {
+	places := rand.Perm(blocks)[:count]
+	return func() (block.Index, bool) {
+		if len(places) == 0 {
+			return 0, false
+		}
+		at := places[0]
+		places = places[1:]
+		return block.Index(at), true
+	}
+}
+
+// all is the load that goes to every place of o.
+func (o order) all(depth, blocks int) load {
+	return load{depth: depth, blocks: blocks, next: func(time.Time) (block.Index, bool) { return o() }}
+}
+
+// lasting is the load that goes to places of o for a time.
+func (o order) lasting(t time.Duration, depth, blocks int) load {
+	var end time.Time
+	return load{depth: depth, blocks: blocks, next: func(now time.Time) (block.Index, bool) {
+		if end.IsZero() {
+			end = now.Add(t)
+		}
+		at, more := o()
+		return at, more && now.Before(end)
+	}}
+}
