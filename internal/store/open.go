@@ -175,6 +175,7 @@ func newReplica(d host.Disk, dir string, o Options) *Replica {
 		files:  fileCache{byKey: make(map[fileKey]*file)},
 		tasks:  make(map[*task]struct{}),
 		epoch:  1,
+		writes: 1, // older processes' writes come before this one's
 	}
 	r.regions.waiting = make(map[block.Region]*region)
 	return r
@@ -287,6 +288,12 @@ func (t *task) openRegions() error {
 		return err
 	}
 	rt.file, rt.opened = op.File, true
+	if op, err = t.do(host.Op{Kind: host.OpStat, File: rt.file}); err != nil {
+		return err
+	}
+	if want := int64(len(rt.blocks)) * block.Size; op.Stat.Size < want { // what is cut off would pass for never written
+		return r.corrupt("store.Open", r.man.Generation, 0, "region table", "it has %d bytes, the volume needs %d", op.Stat.Size, want)
+	}
 	const step = 1 << 20
 	buf := host.Buffer(step)
 	for off := int64(0); off < int64(len(rt.blocks))*block.Size; off += step {
@@ -322,6 +329,7 @@ func (r *Replica) decodeRecords(i int, b []byte) {
 		rg.record, rg.bad = rec, err
 		if rec.since != 0 {
 			r.regions.dirty = append(r.regions.dirty, n)
+			rg.lastWrite = 1 // by an earlier process: not to be cleaned before a Clean of this one's
 		}
 	}
 }

@@ -250,7 +250,11 @@ func (t *task) searchView(n block.Region, gen block.Generation) (*table, error) 
 	newest, oldest := c.newest(gen), block.Generation(0)
 	if gen == r.man.Generation && rg.tableGen != 0 {
 		if c.newest(rg.tableGen) != rg.tableGen {
-			rg.tableGen = c.after(rg.tableGen) // merged into it, with the same sequence
+			into := c.after(rg.tableGen)
+			if into == 0 {
+				return nil, r.corrupt("store", gen, n.Start(), "chunk file", "the file of generation %d, which has the block table, is missing", rg.tableGen)
+			}
+			rg.tableGen = into // merged into it, with the same sequence
 		}
 		oldest = rg.tableGen
 		if rg.since == 0 {
