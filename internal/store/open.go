@@ -270,6 +270,9 @@ func (t *task) readManifest() error {
 		return err
 	}
 	m, err := decodeManifest(b)
+	if fault.Is(err, fault.Unsupported) {
+		return err
+	}
 	if err != nil {
 		return fault.E("store.Open", fault.Corrupt, m.Volume, err)
 	}

@@ -64,6 +64,9 @@ type Replica struct {
 	locked  bool
 	broken  error // set when the replica lost something: every request fails with it
 	closed  bool
+	// abandoned means that no task goes on: one that is stopped must not start another
+	// by what it does on its way out.
+	abandoned bool
 
 	regions regionTable
 	chunks  map[block.Chunk]*chunk
@@ -76,15 +79,17 @@ type Replica struct {
 
 	epoch   block.Epoch // that writes carry from now on
 	writes  uint64      // counts writes: the clock of Mark and Clean
-	active  int         // requests issued and not done
-	changes int         // Write and Zero requests that are not done
-	running int         // requests being looked at now
-	frozen  bool        // a snapshot is being taken: writes wait
-	thaw    reqList     // those writes
-	closer  *task       // waits for the other tasks to end
-	quiet   *task       // waits until there are no changes
+	flights flights
+	active  int     // requests issued and not done
+	changes int     // Write and Zero requests that are not done
+	running int     // requests being looked at now
+	frozen  bool    // a snapshot is being taken: writes wait
+	thaw    reqList // those writes
+	closer  *task   // waits for the other tasks to end
+	quiet   *task   // waits until there are no changes
 	streams streams
 	free    *transfer
+	one     [1]*host.Op // for submit
 	tasks   map[*task]struct{}
 }
 
@@ -179,7 +184,7 @@ func (r *Replica) Abandon() { r.abandon(nil) }
 
 // abandon stops every task but the one that calls.
 func (r *Replica) abandon(caller *task) {
-	r.closed = true
+	r.closed, r.abandoned = true, true
 	for t := range r.tasks {
 		if t != caller {
 			t.stop()
@@ -213,13 +218,17 @@ func (r *Replica) Submit(q *Request) {
 func (r *Replica) finish(q *Request) {
 	if q.Verb == Write || q.Verb == Zero {
 		r.changes--
-		if r.changes == 0 && r.quiet != nil {
-			t := r.quiet
-			r.quiet = nil
-			t.wake()
-		}
+		r.calmed()
 	}
 	q.Done(q)
+}
+
+// calmed tells a snapshot that a change has ended, or waits for the snapshot.
+func (r *Replica) calmed() {
+	if t := r.quiet; t != nil {
+		r.quiet = nil
+		t.wake()
+	}
 }
 
 func (r *Replica) check(q *Request) error {
@@ -267,11 +276,12 @@ func (r *Replica) dispatch(q *Request) {
 		return
 	}
 	if (q.Verb == Read || q.Verb == Verify) && q.Generation != 0 && !r.man.live(q.Generation) {
-		r.end(q, fault.E("store.Read", fault.NotFound, r.man.Volume, fmt.Errorf("generation %d was deleted", q.Generation)))
+		r.end(q, r.deleted(q.Generation))
 		return
 	}
 	if r.frozen && (q.Verb == Write || q.Verb == Zero) && q.cursor == q.Extent.Start {
 		r.thaw.push(q)
+		r.calmed()
 		return
 	}
 	switch q.Verb {
@@ -308,11 +318,15 @@ func (r *Replica) part(q *Request, err error) {
 	r.active--
 	if q.counted {
 		q.counted = false
-		for n := q.firstOf; n <= q.lastOf; n++ {
+		r.flights.end(q.number)
+		for n := q.step.FirstRegion(); n <= q.step.LastRegion(); n++ {
 			r.regions.at(n).writes--
 		}
 	}
-	if q.Verb == Zero && q.Err == nil && q.cursor < q.Extent.End() {
+	if q.Verb != Read && q.Err == nil {
+		q.Err = r.broken // it may have been lost since
+	}
+	if q.Err == nil && q.cursor < q.Extent.End() {
 		r.run(q)
 		return
 	}
@@ -325,12 +339,15 @@ func (r *Replica) begin(q *Request) {
 	r.active++
 }
 
-// beginWrite is begin for a request that writes to the regions from first to last.
-func (r *Replica) beginWrite(q *Request, first, last block.Region) {
+// beginWrite is begin for a request that writes to the regions of its step.
+func (r *Replica) beginWrite(q *Request) {
 	r.begin(q)
-	q.counted, q.firstOf, q.lastOf = true, first, last
+	q.counted = true
+	q.cursor = q.step.End()
 	r.writes++
-	for n := first; n <= last; n++ {
+	q.number = r.writes
+	r.flights.begin(q.number)
+	for n := q.step.FirstRegion(); n <= q.step.LastRegion(); n++ {
 		rg := r.regions.at(n)
 		if !r.intended(rg) {
 			panic(fault.Bug("store: a write to region %d begins before its intent is durable", n))

@@ -38,16 +38,28 @@ type Request struct {
 	Err error
 
 	next   *Request
-	left   int         // transfers and journal records still to come, plus one while issuing
-	cursor block.Index // Zero: what comes before is done
+	number uint64       // of a write, see flights
+	left   int          // transfers and journal records still to come, plus one while issuing
+	cursor block.Index  // what comes before is done, or issued
+	step   block.Extent // what is being issued, or looked at
 
 	// What it found ready so far stays so until it is issued.
 	tables []*table
 	files  []*file
 
-	// The regions that are counted as being written for this request.
-	counted         bool
-	firstOf, lastOf block.Region
+	counted bool // the regions of step count it as a write in flight
+}
+
+// rest returns what is still to be issued.
+func (q *Request) rest() block.Extent {
+	return block.Extent{Start: q.cursor, Count: uint64(q.Extent.End() - q.cursor)}
+}
+
+// within returns the part of q's step that lies in region n: the first block in the
+// region, how many, and the first one's place in q.
+func (q *Request) within(n block.Region) (first, count, at int) {
+	e := q.step.Clip(block.Extent{Start: n.Start(), Count: block.PerRegion})
+	return e.Start.InRegion(), int(e.Count), int(e.Start - q.Extent.Start)
 }
 
 // reqList is a queue of requests that wait for the same thing.

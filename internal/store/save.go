@@ -49,9 +49,6 @@ func (s *saver) ready() {
 	}
 }
 
-// Mark returns a moment, to be given to Clean later.
-func (r *Replica) Mark() uint64 { return r.writes }
-
 // Clean allows every region that was not written after mark to become clean, some time
 // later. The caller vouches that a flush after mark was confirmed by every in-sync
 // replica.

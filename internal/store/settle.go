@@ -64,6 +64,8 @@ func (t *task) settleRegion(n block.Region, rg *region) error {
 		settled[tab.gen] = true
 	}
 	rg.suspect = false
+	delete(r.regions.waiting, n)
+	r.rerun(&rg.waiters) // whoever did the settling
 	return nil
 }
 
