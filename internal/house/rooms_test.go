@@ -45,8 +45,8 @@ var rooms = []room{
 	{deciders, "lineage", "Snapshot ancestry: what a generation sees, what differs, what may be deleted."},
 	{deciders, "placement", "Given the cluster and a spec: which pools, and why not the others."},
 	{deciders, "replica", "A replica's side of the conversation: admit an epoch, grant leases, keep intent, order what it is told."},
-	{deciders, "coordinator", "A volume's head: order I/O, replicate, decide who is in sync, gate regions, fence, repair."},
 	{deciders, "resync", "Given two copies' tables: what to copy, and when a copy may be trusted."},
+	{deciders, "coordinator", "A volume's head: order I/O, replicate, decide who is in sync, gate regions, fence, repair."},
 	{deciders, "migration", "Given a migration and what is observed: the single next step."},
 
 	{workers, "attach", "Shows a volume to the kernel and to clients, brings back reads, writes, flushes."},
