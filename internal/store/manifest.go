@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/holdfast-io/holdfast/internal/block"
+	"github.com/holdfast-io/holdfast/internal/fault"
 )
 
 // Manifest is replica.json: what a replica is, apart from its bytes.
@@ -40,7 +41,8 @@ func (m *Manifest) encode() []byte {
 	return fmt.Appendf(b, "\ncrc32c:%08x\n", uint32(block.Checksum(b)))
 }
 
-// decodeManifest reads and validates what encode printed.
+// decodeManifest reads and validates what encode printed. A version that is not known is
+// Unsupported.
 func decodeManifest(b []byte) (Manifest, error) {
 	var m Manifest
 	line, rest, ok := bytes.Cut(b, []byte("\n"))
@@ -54,7 +56,8 @@ func decodeManifest(b []byte) (Manifest, error) {
 		return m, fmt.Errorf("replica.json: %w", err)
 	}
 	if version.Version != formatVersion {
-		return m, fmt.Errorf("replica.json: format version %d, this holdfast knows %d; upgrade it", version.Version, formatVersion)
+		err := fault.Errorf("store.Open", fault.Unsupported, "replica.json: format version %d, this holdfast knows %d", version.Version, formatVersion)
+		return m, fault.WithCure(err, "upgrade holdfast")
 	}
 	d := json.NewDecoder(bytes.NewReader(line))
 	d.DisallowUnknownFields()

@@ -37,3 +37,17 @@ func TestCutOffRegionTableIsNotReadAsNeverWritten(t *testing.T) {
 		t.Errorf("open gives %v", err)
 	}
 }
+
+func TestReplicaOfNewerReleaseIsUnsupported(t *testing.T) {
+	g := newRig(t, sim(3), mib, Options{})
+	m := g.r.Manifest()
+	g.must(g.close())
+	m.Version = formatVersion + 1
+	op := host.Op{Kind: host.OpOpen, Path: "v/replica.json"}
+	g.must(host.Do(g.disk, &op))
+	g.must(host.Do(g.disk, &host.Op{Kind: host.OpTruncate, File: op.File}))
+	g.must(host.Do(g.disk, &host.Op{Kind: host.OpWrite, File: op.File, Buf: m.encode()}))
+	if err := g.open(); !fault.Is(err, fault.Unsupported) {
+		t.Errorf("open gives %v", err)
+	}
+}
