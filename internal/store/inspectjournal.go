@@ -1,0 +1,180 @@
+package store
+
+import (
+	"fmt"
+
+	"github.com/holdfast-io/holdfast/internal/block"
+	"github.com/holdfast-io/holdfast/internal/fault"
+	"github.com/holdfast-io/holdfast/internal/host"
+)
+
+// readJournal decides which records of the journal count, as openJournal does, and notes
+// them for the tables that they belong to.
+func (i *Inspection) readJournal(t *task) error {
+	r := i.r
+	ring, err := i.readRing(t)
+	if err != nil || ring == nil {
+		return err
+	}
+	h := readHistory(ring, r.man.Volume)
+	same := r.man.Journal == 0 && r.opts.Boot != 0 && h.boot == r.opts.Boot
+	i.journal = JournalInfo{Clean: r.man.Journal != 0, Session: h.session, Blocks: uint64(len(ring) / block.Size),
+		Tail: max(h.tail, 1), Durable: h.durable, End: h.durable}
+	switch {
+	case i.journal.Clean:
+		i.journal.End = r.man.Journal - 1
+	case same:
+		i.journal.End = h.last
+	}
+	if same && h.last < h.durable {
+		i.damagedJournal("blocks up to %d are durable, but the last one is %d", h.durable, h.last)
+	}
+	r.journal.durable, r.journal.replay = h.durable, make(replayMap)
+	first, lost := uint64(0), 0
+	for n := i.journal.Tail; n <= i.journal.End; n++ {
+		b := h.blocks[n]
+		if b == nil {
+			if lost++; first == 0 {
+				first = n
+			}
+			continue
+		}
+		i.report.JournalBlocks++
+		if err := i.collect(t, b, same && n > h.proven); err != nil {
+			return err
+		}
+	}
+	if lost > 0 {
+		i.damagedJournal("%d blocks that are needed are damaged, the first is %d", lost, first)
+	}
+	i.noteUnread(ring, h)
+	for _, records := range r.journal.replay {
+		i.journal.Records += int64(len(records))
+	}
+	return nil
+}
+
+// readRing returns the whole journal, or nil when there is none that could be one.
+func (i *Inspection) readRing(t *task) ([]byte, error) {
+	r := i.r
+	op, err := t.do(host.Op{Kind: host.OpOpen, Path: r.path("journal"), Flags: host.ReadOnly | host.Direct})
+	if fault.Is(err, fault.NotFound) {
+		i.damagedJournal("it is missing")
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	r.journal.file, r.journal.opened = op.File, true
+	if op, err = t.do(host.Op{Kind: host.OpStat, File: r.journal.file}); err != nil {
+		return nil, err
+	}
+	size := op.Stat.Size
+	if blocks := size / block.Size; blocks < 2*ringReserve || blocks > 1<<20 || size%block.Size != 0 {
+		i.damagedJournal("it has %d bytes", size)
+		return nil, nil
+	}
+	ring := host.Buffer(int(size))
+	op, err = t.do(host.Op{Kind: host.OpRead, File: r.journal.file, Buf: ring})
+	if err != nil {
+		return nil, err
+	}
+	clear(ring[op.N:])
+	return ring, nil
+}
+
+// collect notes the records of a block. Unproven ones count only if their data is there.
+func (i *Inspection) collect(t *task, b *historyBlock, unproven bool) error {
+	r := i.r
+	for _, m := range b.records {
+		if unproven && m.kind == mapData {
+			arrived, err := i.arrived(t, m)
+			if err != nil {
+				return err
+			}
+			if !arrived {
+				continue
+			}
+		}
+		if err := r.collect(logged{m, b.number}, i.journal.End); err != nil {
+			i.rejected(m, asBadBlock(err))
+		}
+	}
+	return nil
+}
+
+// rejected reports why a record can't count: what it says is impossible, or the chunk file
+// that it is about is missing, which is reported once.
+func (i *Inspection) rejected(m mapping, bad *BadBlock) {
+	key := fileKey{m.chunk, m.gen}
+	f := Finding{Damage: true, What: bad.What, File: "journal", Detail: bad.Detail, Cure: cureRebuild}
+	if bad.What != "journal" {
+		if i.missing[key] {
+			return
+		}
+		i.missing[key] = true
+		f.File, f.Generation, f.Extent = i.fileName(key), bad.Generation, i.blocks(m.region())
+	}
+	i.report.add(f)
+}
+
+// arrived reports whether the data of a first write is in its slots.
+func (i *Inspection) arrived(t *task, m mapping) (bool, error) {
+	key := fileKey{m.chunk, m.gen}
+	if i.r.chunk(m.chunk).newest(m.gen) != m.gen {
+		return false, nil
+	}
+	buf := host.Buffer(int(m.count) * block.Size)
+	if _, err := i.readFile(t, key, slotOffset(m.slot), buf); err != nil {
+		return false, err
+	}
+	sums := make([]block.Sum, m.count)
+	block.Checksums(sums, buf)
+	return sumOfSums(sums) == m.sum, nil
+}
+
+// readFile fills buf from a chunk file, with zeros behind its end.
+func (i *Inspection) readFile(t *task, key fileKey, offset int64, buf []byte) (host.Stat, error) {
+	op, err := t.do(host.Op{Kind: host.OpOpen, Path: i.r.path(i.fileName(key)), Flags: host.ReadOnly | host.Direct})
+	if err != nil {
+		return host.Stat{}, err
+	}
+	h := op.File
+	defer func() { _, _ = t.do(host.Op{Kind: host.OpClose, File: h}) }()
+	if op, err = t.do(host.Op{Kind: host.OpStat, File: h}); err != nil {
+		return host.Stat{}, err
+	}
+	stat := op.Stat
+	if op, err = t.do(host.Op{Kind: host.OpRead, File: h, Offset: offset, Buf: buf}); err != nil {
+		return stat, err
+	}
+	clear(buf[op.N:])
+	return stat, nil
+}
+
+// noteUnread reports damage in parts of the ring that nothing needs any more.
+func (i *Inspection) noteUnread(ring []byte, h history) {
+	count, bad := uint64(len(ring)/block.Size), 0
+	for at := range count {
+		b := ring[at*block.Size : (at+1)*block.Size]
+		if allZero(b) {
+			continue
+		}
+		if _, _, err := decodeJournalBlock(b, i.r.man.Volume, nil); err == nil {
+			continue
+		}
+		// A damaged block in the place of one that is needed has been reported.
+		needed := i.journal.End >= i.journal.Tail && (at+count-i.journal.Tail%count)%count <= i.journal.End-i.journal.Tail
+		if !needed {
+			bad++
+		}
+	}
+	if bad > 0 {
+		i.report.add(Finding{What: "journal", File: "journal", Cure: cureNothing + ": they are written over in time",
+			Detail: fmt.Sprintf("%d blocks that nothing needs are damaged, by an interruption or by the disk", bad)})
+	}
+}
+
+func (i *Inspection) damagedJournal(format string, args ...any) {
+	i.report.add(Finding{Damage: true, What: "journal", File: "journal", Detail: fmt.Sprintf(format, args...), Cure: cureRebuild})
+}
