@@ -6,6 +6,7 @@ import (
 	"net"
 	"sync"
 
+	"github.com/holdfast-io/holdfast/internal/attach/packet"
 	"github.com/holdfast-io/holdfast/internal/fault"
 )
 
@@ -64,13 +65,13 @@ func (c *Client) receive() {
 	for {
 		var r reply
 		var err error
-		if r.files, err = receive(c.socket, &r.answer); err != nil {
+		if r.files, err = packet.Receive(c.socket, &r.answer); err != nil {
 			return
 		}
 		select {
 		case c.replies <- r:
 		case <-c.closed:
-			closeEach(r.files)
+			packet.CloseAll(r.files)
 			return
 		}
 	}
@@ -80,7 +81,7 @@ func (c *Client) receive() {
 func (c *Client) call(ctx context.Context, verb string, r *request, files []int) (reply, error) {
 	c.calls.Lock()
 	defer c.calls.Unlock()
-	if err := send(c.socket, r, files); err != nil {
+	if err := packet.Send(c.socket, r, files); err != nil {
 		return reply{}, c.broken(verb, err)
 	}
 	return c.next(ctx, verb)
@@ -91,11 +92,11 @@ func (c *Client) call(ctx context.Context, verb string, r *request, files []int)
 func (c *Client) next(ctx context.Context, verb string) (reply, error) {
 	select {
 	case a := <-c.replies:
-		return a, fault.Wrap("keeper."+verb, a.err())
+		return a, fault.Wrap("keeper."+verb, a.Err("keeper"))
 	case <-c.lost:
 		select {
 		case a := <-c.replies: // the last words
-			return a, fault.Wrap("keeper."+verb, a.err())
+			return a, fault.Wrap("keeper."+verb, a.Err("keeper"))
 		default:
 		}
 		return reply{}, c.broken(verb, net.ErrClosed)
@@ -125,8 +126,8 @@ func (c *Client) PID() int { return c.pid }
 // called. Files that this process serves are then to be put into the next keeper.
 func (c *Client) Lost() <-chan struct{} { return c.lost }
 
-// Put has the keeper keep files under e.Name, instead of those that it keeps there.
-// They stay open here too. This process then serves them, until it releases them or
+// Put has the keeper keep files under e.Name, instead of those that it keeps there,
+// which it has closed when Put returns. The new ones stay open here too. This process then serves them, until it releases them or
 // ends.
 func (c *Client) Put(ctx context.Context, e Entry, files []int) error {
 	if len(e.Meta) > MetaBytesMax || len(files) > FilesMax {
@@ -146,20 +147,20 @@ func (c *Client) Get(ctx context.Context, name string) (Entry, []int, error) {
 		return Entry{}, nil, err
 	}
 	if r.Entry == nil {
-		closeEach(r.files)
+		packet.CloseAll(r.files)
 		return Entry{}, nil, fault.Errorf("keeper.Get", fault.Internal, "an answer without an entry for %q", name)
 	}
 	return *r.Entry, r.files, nil
 }
 
-// Release says that this process does not serve the name's files any more, and that
-// its successor has nothing to repeat.
-func (c *Client) Release(ctx context.Context, name string) error {
-	_, err := c.call(ctx, "Release", &request{Verb: "release", Name: name}, nil)
+// Release says that this process does not serve the name's files any more: cleanly, so
+// that its successor has nothing to repeat, or not.
+func (c *Client) Release(ctx context.Context, name string, clean bool) error {
+	_, err := c.call(ctx, "Release", &request{Verb: "release", Name: name, Clean: clean}, nil)
 	return err
 }
 
-// Remove has the keeper close the name's files and forget them. What is not there is
+// Remove has the keeper forget the name and close its files. What is not there is
 // removed. A tool gets fault.Busy for what is being served.
 func (c *Client) Remove(ctx context.Context, name string) error {
 	_, err := c.call(ctx, "Remove", &request{Verb: "remove", Name: name}, nil)
@@ -170,7 +171,7 @@ func (c *Client) Remove(ctx context.Context, name string) error {
 func (c *Client) List(ctx context.Context) ([]Entry, error) {
 	c.calls.Lock()
 	defer c.calls.Unlock()
-	if err := send(c.socket, &request{Verb: "list"}, nil); err != nil {
+	if err := packet.Send(c.socket, &request{Verb: "list"}, nil); err != nil {
 		return nil, c.broken("List", err)
 	}
 	var list []Entry

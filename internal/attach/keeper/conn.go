@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/holdfast-io/holdfast/internal/attach/packet"
 	"github.com/holdfast-io/holdfast/internal/fault"
 )
 
@@ -34,12 +35,12 @@ func (k *keeper) serve(socket *net.UnixConn) {
 	defer k.leave(c)
 	for {
 		var r request
-		files, err := receive(socket, &r)
+		files, err := packet.Receive(socket, &r)
 		if err == nil {
 			err = c.handle(&r, files)
 		}
 		if fault.KindOf(err) == fault.Invalid {
-			_ = c.answer(failure(err), nil)
+			_ = c.answer(failed(err), nil)
 		}
 		if err != nil {
 			return
@@ -63,13 +64,14 @@ func trusted(socket *net.UnixConn) (ok bool) {
 // handle does what r asks for and answers. An error ends the connection.
 func (c *conn) handle(r *request, files []int) error {
 	if r.Verb == "put" && c.role == roleData && r.Entry != nil {
-		err := c.k.put(c, *r.Entry, files)
+		old, err := c.k.put(c, *r.Entry, files)
 		if err != nil {
-			closeEach(files)
+			old = files
 		}
+		packet.CloseAll(old)
 		return c.result(err)
 	}
-	closeEach(files) // nothing else brings any
+	packet.CloseAll(files) // nothing else brings any
 	switch {
 	case r.Verb == "hello" && c.role == "":
 		return c.hello(r)
@@ -78,9 +80,11 @@ func (c *conn) handle(r *request, files []int) error {
 	case r.Verb == "get":
 		return c.get(r.Name)
 	case r.Verb == "release":
-		return c.result(c.k.release(c, r.Name))
+		return c.result(c.k.release(c, r.Name, r.Clean))
 	case r.Verb == "remove":
-		return c.result(c.k.remove(c, r.Name))
+		old, err := c.k.remove(c, r.Name)
+		packet.CloseAll(old)
+		return c.result(err)
 	case r.Verb == "list":
 		for _, e := range c.k.list() {
 			if err := c.answer(answer{Entry: &e}, nil); err != nil {
@@ -94,7 +98,7 @@ func (c *conn) handle(r *request, files []int) error {
 
 func (c *conn) hello(r *request) error {
 	if r.MinVersion > maxVersion || r.MaxVersion < minVersion {
-		return c.answer(failure(fault.Errorf("keeper", fault.Unsupported,
+		return c.answer(failed(fault.Errorf("keeper", fault.Unsupported,
 			"this keeper speaks versions %d to %d, its client %d to %d", minVersion, maxVersion, r.MinVersion, r.MaxVersion)), nil)
 	}
 	c.version = min(maxVersion, r.MaxVersion)
@@ -119,13 +123,13 @@ func (c *conn) get(name string) error {
 	if err != nil {
 		return c.result(err)
 	}
-	defer closeEach(files)
+	defer packet.CloseAll(files)
 	return c.answer(answer{Entry: &e}, files)
 }
 
 func (c *conn) result(err error) error {
 	if err != nil {
-		return c.answer(failure(err), nil)
+		return c.answer(failed(err), nil)
 	}
 	return c.answer(answer{PID: os.Getpid()}, nil)
 }
@@ -133,5 +137,8 @@ func (c *conn) result(err error) error {
 // answer sends a; a client that does not read loses its connection.
 func (c *conn) answer(a answer, files []int) error {
 	_ = c.socket.SetWriteDeadline(time.Now().Add(sendWait)) // fails only on a closed socket
-	return send(c.socket, a, files)
+	return packet.Send(c.socket, a, files)
 }
+
+// failed returns err as an answer.
+func failed(err error) answer { return answer{PID: os.Getpid(), Failure: packet.Fail(err)} }

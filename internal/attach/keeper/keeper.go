@@ -29,6 +29,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/holdfast-io/holdfast/internal/attach/packet"
 	"github.com/holdfast-io/holdfast/internal/fault"
 )
 
@@ -49,7 +50,7 @@ type Entry struct {
 const (
 	MetaBytesMax  = 16 << 10 // of Entry.Meta
 	NameLengthMax = 255      // of Entry.Name, in bytes
-	FilesMax      = 16       // of one name
+	FilesMax      = packet.FilesMax
 )
 
 // keeper is the state of the process.
@@ -134,27 +135,28 @@ func (k *keeper) expire(e *entry) {
 	}
 	k.log("nobody has served %q for %v: its files are closed", e.Name, e.Wait)
 	delete(k.entries, e.Name)
-	closeFiles(e.files)
+	go packet.CloseAll(e.files)
 }
 
-// put keeps files under e's name, instead of those that are there.
-func (k *keeper) put(c *conn, e Entry, files []int) error {
+// put keeps files under e's name. It returns what was there, for the caller to close:
+// the last close of a device may wait for its I/O.
+func (k *keeper) put(c *conn, e Entry, files []int) (old []int, err error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if err := k.mayServe(c, e.Name); err != nil {
-		return err
+		return nil, err
 	}
 	if len(e.Meta) > MetaBytesMax || len(files) > FilesMax || e.Wait < 0 {
-		return fault.Errorf("keeper.Put", fault.Invalid, "%q: %d files and %d bytes, kept for %v: too many, or negative", e.Name, len(files), len(e.Meta), e.Wait)
+		return nil, fault.Errorf("keeper.Put", fault.Invalid, "%q: %d files and %d bytes, kept for %v: too many, or negative", e.Name, len(files), len(e.Meta), e.Wait)
 	}
-	if old := k.entries[e.Name]; old != nil {
-		old.served()
-		closeFiles(old.files)
+	if before := k.entries[e.Name]; before != nil {
+		before.served()
+		old = before.files
 	}
 	kept := &entry{Entry: e, files: files}
 	kept.served()
 	k.entries[e.Name] = kept
-	return nil
+	return old, nil
 }
 
 // get returns the entry and copies of its files. Nothing changes by that.
@@ -172,9 +174,9 @@ func (k *keeper) get(c *conn, name string) (Entry, []int, error) {
 	return e.Entry, files, nil
 }
 
-// release says that c has let go of the name's files, at a point where its successor
-// has nothing to repeat.
-func (k *keeper) release(c *conn, name string) error {
+// release says that c has let go of the name's files: cleanly, at a point where its
+// successor has nothing to repeat, or not.
+func (k *keeper) release(c *conn, name string, clean bool) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	e, err := k.find(c, name)
@@ -182,26 +184,26 @@ func (k *keeper) release(c *conn, name string) error {
 		return err
 	}
 	e.served()
-	e.Clean = true
+	e.Clean = clean
 	k.unserved(e)
 	return nil
 }
 
-// remove closes the name's files. A name that is not there is removed.
-func (k *keeper) remove(c *conn, name string) error {
+// remove forgets the name and returns its files, for the caller to close. A name that is
+// not there is removed.
+func (k *keeper) remove(c *conn, name string) (old []int, err error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	e := k.entries[name]
 	if e == nil {
-		return nil
+		return nil, nil
 	}
 	if e.Served && c != k.live {
-		return fault.Errorf("keeper.Remove", fault.Busy, "%q is being served", name)
+		return nil, fault.Errorf("keeper.Remove", fault.Busy, "%q is being served", name)
 	}
 	e.served()
 	delete(k.entries, name)
-	closeFiles(e.files)
-	return nil
+	return e.files, nil
 }
 
 // list returns all entries, by name.
@@ -250,20 +252,10 @@ func duplicate(files []int) ([]int, error) {
 	for _, fd := range files {
 		c, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
 		if err != nil {
-			closeEach(copies)
+			packet.CloseAll(copies)
 			return nil, err
 		}
 		copies = append(copies, c)
 	}
 	return copies, nil
-}
-
-// closeFiles closes files in their order, elsewhere: the last close of a device may
-// wait for its I/O.
-func closeFiles(files []int) { go closeEach(files) }
-
-func closeEach(files []int) {
-	for _, fd := range files {
-		_ = unix.Close(fd) // nothing was written through it
-	}
 }

@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/holdfast-io/holdfast/internal/attach/packet"
 	"github.com/holdfast-io/holdfast/internal/fault"
 )
 
@@ -110,7 +111,7 @@ func TestFilesOutliveTheirProcess(t *testing.T) {
 	b, _ := pipe(t)
 	must(t, first.Put(ctx, Entry{Name: "vol", Meta: "m1"}, []int{a, b}))
 	want := [2]uint64{inode(t, a), inode(t, b)}
-	closeEach([]int{a, b})
+	packet.CloseAll([]int{a, b})
 	first.Close()
 
 	second := dialed(t, path)
@@ -127,7 +128,7 @@ func TestFilesOutliveTheirProcess(t *testing.T) {
 	if got := [2]uint64{inode(t, files[0]), inode(t, files[1])}; got != want {
 		t.Errorf("got files %v, want %v", got, want)
 	}
-	closeEach(files)
+	packet.CloseAll(files)
 	must(t, second.Remove(ctx, "vol"))
 	if list, err := second.List(ctx); err != nil || len(list) != 0 {
 		t.Errorf("after the removal the list is %+v (%v)", list, err)
@@ -140,10 +141,10 @@ func TestPutReplacesAndRemoveCloses(t *testing.T) {
 	ctx, c := t.Context(), dialed(t, serveKeeper(t))
 	old, oldClosed := pipe(t)
 	must(t, c.Put(ctx, Entry{Name: "vol"}, []int{old}))
-	closeEach([]int{old})
+	packet.CloseAll([]int{old})
 	next, nextClosed := pipe(t)
 	must(t, c.Put(ctx, Entry{Name: "vol", Meta: "2"}, []int{next}))
-	closeEach([]int{next})
+	packet.CloseAll([]int{next})
 	oldClosed()
 	must(t, c.Remove(ctx, "vol"))
 	nextClosed()
@@ -211,17 +212,19 @@ func TestCleanSaysHowItWasLeft(t *testing.T) {
 			t.Errorf("got %+v, want it clean: %v", e, clean)
 		}
 		must(t, c.Put(ctx, e, files))
-		closeEach(files)
+		packet.CloseAll(files)
 	}
 	take(false)
-	must(t, c.Release(ctx, "vol"))
+	must(t, c.Release(ctx, "vol", true))
 	take(true)
 	take(false)
-	must(t, c.Release(ctx, "vol"))
+	must(t, c.Release(ctx, "vol", true))
 	c.Close()
 	c = dialed(t, path) // and does not serve it
 	take(true)
-	wantKind(t, c.Release(ctx, "other"), fault.NotFound)
+	must(t, c.Release(ctx, "vol", false))
+	take(false)
+	wantKind(t, c.Release(ctx, "other", true), fault.NotFound)
 }
 
 func TestFilesThatNobodyServesAreClosedInTheEnd(t *testing.T) {
@@ -240,9 +243,9 @@ func TestFilesThatNobodyServesAreClosedInTheEnd(t *testing.T) {
 		}
 		must(t, err)
 		must(t, c.Put(ctx, e, files))
-		closeEach(files)
+		packet.CloseAll(files)
 	}
-	closeEach([]int{fd})
+	packet.CloseAll([]int{fd})
 	c.Close()
 	closed()
 	c = dialed(t, path)
@@ -257,8 +260,8 @@ func TestReleasedFilesAreClosedInTheEnd(t *testing.T) {
 	ctx, c := t.Context(), dialed(t, serveKeeper(t))
 	fd, closed := pipe(t)
 	must(t, c.Put(ctx, Entry{Name: "vol", Wait: time.Millisecond}, []int{fd}))
-	must(t, c.Release(ctx, "vol"))
-	closeEach([]int{fd})
+	must(t, c.Release(ctx, "vol", true))
+	packet.CloseAll([]int{fd})
 	closed()
 }
 
@@ -267,7 +270,7 @@ func TestToolsLookAndTidy(t *testing.T) {
 	c := dialed(t, path)
 	fd, closed := pipe(t)
 	must(t, c.Put(ctx, Entry{Name: "vol"}, []int{fd}))
-	closeEach([]int{fd})
+	packet.CloseAll([]int{fd})
 	tool, err := DialTool(ctx, path)
 	must(t, err)
 	defer tool.Close()
@@ -304,25 +307,25 @@ func TestNonsenseIsRefused(t *testing.T) {
 	}
 	wantKind(t, c.Put(ctx, Entry{Name: "vol"}, make([]int, FilesMax+1)), fault.Invalid)
 
-	for _, packet := range []string{"x", "{}", `{"verb":"list"}`, `{"verb":"hello"}`, `{"verb":"hello","max_version":1,"role":"boss"}`} {
+	for _, text := range []string{"x", "{}", `{"verb":"list"}`, `{"verb":"hello"}`, `{"verb":"hello","max_version":1,"role":"boss"}`} {
 		raw := rawConn(t, path)
-		if _, err := raw.Write([]byte(packet)); err != nil {
+		if _, err := raw.Write([]byte(text)); err != nil {
 			t.Fatal(err)
 		}
 		var a answer
-		if _, err := receive(raw, &a); err != nil {
+		if _, err := packet.Receive(raw, &a); err != nil {
 			t.Fatal(err)
 		}
-		if err := a.err(); err == nil {
-			t.Errorf("%s: accepted", packet)
+		if err := a.Err("keeper"); err == nil {
+			t.Errorf("%s: accepted", text)
 		}
 	}
 	raw := rawConn(t, path)
-	must(t, send(raw, request{Verb: "hello", MinVersion: 7, MaxVersion: 9, Role: roleData}, nil))
+	must(t, packet.Send(raw, request{Verb: "hello", MinVersion: 7, MaxVersion: 9, Role: roleData}, nil))
 	var a answer
-	_, err := receive(raw, &a)
+	_, err := packet.Receive(raw, &a)
 	must(t, err)
-	wantKind(t, a.err(), fault.Unsupported)
+	wantKind(t, a.Err("keeper"), fault.Unsupported)
 }
 
 func rawConn(t testing.TB, path string) *net.UnixConn {
@@ -392,7 +395,7 @@ func TestKilledKeeperIsReplacedAndFilesArePutAgain(t *testing.T) {
 	next := keeperProcess(t, path)
 	c = dialed(t, path)
 	must(t, c.Put(ctx, Entry{Name: "vol"}, []int{fd}))
-	closeEach([]int{fd})
+	packet.CloseAll([]int{fd})
 	must(t, next.Process.Kill())
 	_ = next.Wait() // killed
 	closed()
@@ -455,18 +458,18 @@ func FuzzPackets(f *testing.F) {
 		}
 	}()
 	f.Cleanup(func() { l.Close(); lock.Close() })
-	f.Fuzz(func(t *testing.T, packet []byte) {
+	f.Fuzz(func(t *testing.T, text []byte) {
 		raw := rawConn(t, path)
-		must(t, send(raw, request{Verb: "hello", MaxVersion: maxVersion, Role: roleData}, nil))
+		must(t, packet.Send(raw, request{Verb: "hello", MaxVersion: maxVersion, Role: roleData}, nil))
 		var a answer
-		_, err := receive(raw, &a)
+		_, err := packet.Receive(raw, &a)
 		must(t, err)
-		if _, err := raw.Write(packet); err != nil {
+		if _, err := raw.Write(text); err != nil {
 			return // too long for a packet
 		}
-		files, err := receive(raw, &a)
+		files, err := packet.Receive(raw, &a)
 		if err == nil {
-			closeEach(files)
+			packet.CloseAll(files)
 		}
 		raw.Close()
 	})
