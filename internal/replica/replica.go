@@ -198,6 +198,9 @@ func (r *Replica) opened() *wire.Opened {
 // admitted reports whether a request of epoch may be served now, and answers Fenced if
 // not: only the session that was promised an epoch may use it.
 func (r *Replica) admitted(ev Received, epoch block.Epoch, fx *Effects) bool {
+	if fault.Planted("old owner not fenced") {
+		return r.failed == nil
+	}
 	if epoch == r.self.Promised && ev.Session == r.owner && r.pending == nil && r.failed == nil {
 		return true
 	}
@@ -219,6 +222,9 @@ func (r *Replica) promise(now time.Duration, ev Received, m wire.Promise, fx *Ef
 		r.fail(fx, ev.Session, ev.ID, wire.Fail{Status: fault.Fenced, Epoch: r.self.Promised, Text: "a higher epoch was promised"})
 	case m.Epoch == r.self.Promised && r.ownerInc != 0 && m.Incarnation != r.ownerInc:
 		r.fail(fx, ev.Session, ev.ID, wire.Fail{Status: fault.Fenced, Epoch: r.self.Promised, Text: "the epoch was promised to another process"})
+	case fault.Planted("lease of the owner before ignored") && r.pending == nil:
+		r.pending = &promise{session: ev.Session, id: ev.ID, msg: m}
+		r.drained(fx)
 	case now < r.leaseUntil && !same && !r.ownerNode.IsZero():
 		r.fail(fx, ev.Session, ev.ID, wire.Fail{Status: fault.Busy, Wait: r.leaseUntil - now, Text: "the lease of the owner before has not run out"})
 	case now < r.quarantine && m.Epoch != r.self.Promised:
@@ -236,7 +242,7 @@ func (r *Replica) promise(now time.Duration, ev Received, m wire.Promise, fx *Ef
 
 // drained goes on with the promise once nothing of an earlier epoch is in flight.
 func (r *Replica) drained(fx *Effects) {
-	if p := r.pending; p != nil && p.storing == 0 && r.inflight == 0 {
+	if p := r.pending; p != nil && p.storing == 0 && (r.inflight == 0 || fault.Planted("no drain before a promise")) {
 		p.storing = p.msg.Epoch
 		fx.Promise = p.storing
 	}

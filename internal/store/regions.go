@@ -4,6 +4,7 @@ import (
 	"slices"
 
 	"github.com/holdfast-io/holdfast/internal/block"
+	"github.com/holdfast-io/holdfast/internal/fault"
 	"github.com/holdfast-io/holdfast/internal/host"
 )
 
@@ -11,7 +12,8 @@ import (
 // and its state now.
 type region struct {
 	record
-	bad       error   // its record on disk is corrupt
+	damaged   bool    // its record on disk can't be believed, and says so for ever
+	bad       error   // why nothing can be read or written here
 	commit    uint64  // the commit of the region table that makes the record durable
 	table     *table  // of the live generation's view, when it is in memory
 	gone      bool    // known to have no table at all
@@ -97,7 +99,7 @@ func (rt *regionTable) put(n block.Region) {
 // intended reports whether a write with epoch to region n may start: its record on
 // disk says dirty, and says the epoch.
 func (r *Replica) intended(rg *region) bool {
-	return rg.since != 0 && rg.epoch == r.epoch && rg.commit <= r.regions.done
+	return rg.since != 0 && rg.epoch == r.epoch && (rg.commit <= r.regions.done || fault.Planted("intent not durable before data"))
 }
 
 // intend makes region n dirty in the next commit, if it is not already.
@@ -108,6 +110,7 @@ func (r *Replica) intend(n block.Region) {
 	}
 	if rg.since == 0 {
 		rg.since = r.man.Generation
+		rg.lastWrite = r.writes
 		r.regions.dirty = append(r.regions.dirty, n)
 	}
 	rg.epoch = r.epoch
@@ -152,9 +155,9 @@ func (r *Replica) commit() {
 			}
 			op.Kind = host.OpSync
 			op.Done = func(op *host.Op) { r.committed(number, op.Err) }
-			r.disk.Submit(op)
+			r.submit(op)
 		}
-		r.disk.Submit(op)
+		r.submit(op)
 	}
 }
 
@@ -165,9 +168,18 @@ func (r *Replica) encodeRecords(i int, b []byte) {
 		return
 	}
 	for j := range recs {
-		n := block.Region(i*perTabBlock + j)
-		recs[j].encode(b[j*recordSize:], n)
+		if recs[j].damaged {
+			copy(b[j*recordSize:], damagedRecord[:])
+			continue
+		}
+		recs[j].encode(b[j*recordSize:], block.Region(i*perTabBlock+j))
 	}
+}
+
+// damage notes that the record of region n can't be believed. Neighbours that are
+// written again must not make it look like one that was never written.
+func (rg *region) damage(err error) {
+	rg.damaged, rg.bad, rg.record = true, err, record{}
 }
 
 func (r *Replica) committed(number uint64, err error) {

@@ -1,0 +1,340 @@
+// Package coordinator is a volume's head: all I/O of the volume passes through it, on
+// the node where the volume is attached.
+//
+// It promises: a write is complete only when every in-sync replica has it, and a replica
+// is left out only after the volume's record says so; a read returns the last completed
+// write; requests that overlap take effect in the order in which they came; nothing is
+// served without the leases of all in-sync replicas; after an owner died, no block is
+// shown before the copies agree on it.
+//
+// A [Coordinator] decides, it does nothing: Step takes an event and returns what the
+// world must now do. It reads no clock, starts no goroutine, and does no I/O; the caller
+// owns it and calls it from one goroutine at a time.
+package coordinator
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/holdfast-io/holdfast/internal/block"
+	"github.com/holdfast-io/holdfast/internal/fault"
+	"github.com/holdfast-io/holdfast/internal/spec"
+	"github.com/holdfast-io/holdfast/internal/wire"
+)
+
+// Options say who the coordinator is and how patient.
+type Options struct {
+	Node        block.NodeID
+	Incarnation uint64 // of this process; never 0
+
+	// Lease is asked of every replica. An owner that is cut off stops after it, and
+	// another one can't start before it has run out. 3 s: see the design, §4.
+	Lease time.Duration
+	// Margin is the part of a lease that is not used, for clocks that run at different
+	// speeds: 0.05 covers a drift of 5 %, a hundred times that of a bad quartz.
+	Margin float64
+	// ReplicaTimeout is the silence after which a replica is left behind.
+	ReplicaTimeout time.Duration
+	// QueueMax is how many requests may be accepted and not complete. Submit above it is
+	// the caller's mistake: it must hold back (see Room).
+	QueueMax int
+}
+
+// WithDefaults fills in what is zero.
+func (o Options) WithDefaults() Options {
+	if o.Lease == 0 {
+		o.Lease = 3 * time.Second
+	}
+	if o.Margin == 0 {
+		o.Margin = 0.05
+	}
+	if o.ReplicaTimeout == 0 {
+		o.ReplicaTimeout = 3 * time.Second
+	}
+	if o.QueueMax == 0 {
+		o.QueueMax = 256
+	}
+	return o
+}
+
+// phase is how far the coordinator has come.
+type phase uint8
+
+const (
+	claiming  phase = iota + 1 // the record is to name it as the owner
+	gathering                  // in-sync replicas are to promise its epoch
+	gating                     // it learns which regions the owner before left unsettled
+	serving
+	stopped // it lost the volume, or was detached
+)
+
+// Coordinator is the state of one attached volume.
+type Coordinator struct {
+	opts  Options
+	phase phase
+	rec   spec.Record
+	why   error // stopped: what requests are answered with
+
+	proposed *spec.Record // a change of the record that is under way
+	members  []member
+	since    time.Duration // when gathering began
+
+	queue  []*Request // accepted, not started, in order
+	active []*Request // started
+	slots  []slot
+	free   []int
+	seq    uint64 // makes every id new
+
+	gate    gate
+	copying int // copies in the queue or started
+	lost    error
+	rotate  int
+	stats   Stats
+}
+
+// Stats counts what happened.
+type Stats struct {
+	Ejected  int // replicas left behind
+	Resynced int // replicas brought up to date
+	Repaired int // blocks repaired from another copy during a read
+	Copied   int64
+	Gated    int // regions made equal after an owner died
+}
+
+// slot is what an id in flight stands for.
+type slot struct {
+	request *Request
+	reply   func(now time.Duration, m int, msg wire.Message, fx *Effects) // for everything else
+	seq     uint64
+	used    bool
+}
+
+// New returns a coordinator that will claim the volume of rec.
+func New(rec spec.Record, o Options) *Coordinator {
+	c := &Coordinator{opts: o.WithDefaults(), phase: claiming, rec: rec.Clone()}
+	c.members = make([]member, len(rec.Members))
+	return c
+}
+
+// Event is something that happened.
+type Event interface{ event() }
+
+// Tick tells that time has passed: at least ten times per lease.
+type Tick struct{}
+
+// Submit accepts a request.
+type Submit struct{ Request *Request }
+
+// Linked tells that there is a connection to a member, a new one.
+type Linked struct{ Member int }
+
+// Unlinked tells that a connection to a member ended or could not be made.
+type Unlinked struct{ Member int }
+
+// Received is an answer of a member. Data of a ReadDone is the coordinator's until the
+// request it answers is complete.
+type Received struct {
+	Member int
+	ID     uint64
+	Msg    wire.Message
+}
+
+// Recorded answers Effects.Propose. With OK the record is what was proposed; without it
+// Record is what stands there instead. Err is set when nobody knows: propose again.
+type Recorded struct {
+	OK     bool
+	Record spec.Record
+	Err    error
+}
+
+// Detach flushes, gives the leases back, and stops.
+type Detach struct{}
+
+func (Tick) event()     {}
+func (Submit) event()   {}
+func (Linked) event()   {}
+func (Unlinked) event() {}
+func (Received) event() {}
+func (Recorded) event() {}
+func (Detach) event()   {}
+
+// Effects are what the world must now do. They are valid until the next Step.
+type Effects struct {
+	Send     []Send
+	Link     []int        // make a connection to these members, then say Linked or Unlinked
+	Propose  *spec.Record // compare-and-swap the record from Version-1, then say Recorded
+	Complete []*Request
+}
+
+// Send is a message for a member, on its connection, in order.
+type Send struct {
+	Member int
+	ID     uint64
+	Msg    wire.Message
+}
+
+// Step takes one event and returns what the world must now do.
+func (c *Coordinator) Step(now time.Duration, ev Event) Effects {
+	var fx Effects
+	if _, ok := ev.(Submit); c.phase == stopped && !ok {
+		return fx // it owes nobody anything
+	}
+	switch ev := ev.(type) {
+	case Tick:
+		c.tick(now, &fx)
+	case Submit:
+		c.submit(ev.Request, &fx)
+	case Linked:
+		c.linked(now, ev.Member, &fx)
+	case Unlinked:
+		c.unlinked(now, ev.Member, &fx)
+	case Received:
+		c.received(now, ev, &fx)
+	case Recorded:
+		c.recorded(now, ev, &fx)
+	default:
+		panic(fault.Bug("coordinator: unknown event %T", ev))
+	}
+	c.goOn(now, &fx)
+	c.check()
+	return fx
+}
+
+// Room returns how many more requests may be submitted.
+func (c *Coordinator) Room() int { return c.opts.QueueMax - len(c.queue) - len(c.active) }
+
+// Serving reports whether the volume is attached and usable now.
+func (c *Coordinator) Serving(now time.Duration) bool { return c.phase == serving && c.ready(now) }
+
+// Stopped returns why the coordinator has stopped, or nil.
+func (c *Coordinator) Stopped() error {
+	if c.phase == stopped {
+		return c.why
+	}
+	return nil
+}
+
+// Record returns the record as the coordinator knows it.
+func (c *Coordinator) Record() spec.Record { return c.rec }
+
+// Stats returns what happened so far.
+func (c *Coordinator) Stats() Stats { return c.stats }
+
+func (c *Coordinator) submit(q *Request, fx *Effects) {
+	q.need, q.acked, q.tried, q.done, q.Err = 0, 0, 0, false, nil
+	switch {
+	case c.phase == stopped:
+		c.complete(q, c.why, fx)
+	case c.Room() <= 0:
+		c.complete(q, fault.E("coordinator.Submit", fault.Busy, c.rec.Volume, fmt.Errorf("%d requests are waiting", c.opts.QueueMax)), fx)
+	case q.Op != Flush && (q.Extent.Empty() || q.Extent.End() > block.Index(c.rec.Size/block.Size)):
+		c.complete(q, fault.E("coordinator.Submit", fault.Invalid, c.rec.Volume, fmt.Errorf("blocks %v leave the volume", q.Extent)), fx)
+	default:
+		c.queue = append(c.queue, q)
+	}
+}
+
+func (c *Coordinator) complete(q *Request, err error, fx *Effects) {
+	q.Err = err
+	fx.Complete = append(fx.Complete, q)
+}
+
+// stop ends everything: the volume belongs to somebody else, or to nobody.
+func (c *Coordinator) stop(why error, fx *Effects) {
+	c.phase, c.why = stopped, why
+	for _, q := range append(c.active, c.queue...) {
+		if q.copy == nil {
+			c.complete(q, why, fx)
+		}
+	}
+	c.active, c.queue, c.proposed = nil, nil, nil
+	for m := range c.members {
+		c.members[m].asked = nil
+	}
+	for i := range c.slots {
+		c.slots[i] = slot{seq: c.slots[i].seq}
+	}
+}
+
+// id hands out a number for a message to member m; the answer comes to the slot's
+// owner, and to nobody after release.
+func (c *Coordinator) take(s slot) int {
+	c.seq++
+	s.seq, s.used = c.seq, true
+	if n := len(c.free); n > 0 {
+		i := c.free[n-1]
+		c.free = c.free[:n-1]
+		c.slots[i] = s
+		return i
+	}
+	c.slots = append(c.slots, s)
+	return len(c.slots) - 1
+}
+
+func (c *Coordinator) release(i int) {
+	if !c.slots[i].used {
+		panic(fault.Bug("coordinator: slot %d released twice", i))
+	}
+	c.slots[i] = slot{seq: c.slots[i].seq}
+	c.free = append(c.free, i)
+}
+
+const slotBits = 20
+
+func (c *Coordinator) id(i int) uint64 { return c.slots[i].seq<<slotBits | uint64(i) }
+
+// send sends msg to member m in the name of slot i.
+func (c *Coordinator) send(m, i int, msg wire.Message, fx *Effects) {
+	fx.Send = append(fx.Send, Send{m, c.id(i), msg})
+}
+
+// ask sends msg to member m and has its answer, or nil when the connection ends first,
+// passed to reply.
+func (c *Coordinator) ask(m int, msg wire.Message, fx *Effects, reply func(time.Duration, int, wire.Message, *Effects)) {
+	i := c.take(slot{reply: reply})
+	c.members[m].asked = append(c.members[m].asked, i)
+	c.send(m, i, msg, fx)
+}
+
+func (c *Coordinator) received(now time.Duration, ev Received, fx *Effects) {
+	m := &c.members[ev.Member]
+	m.heard = now
+	i := int(ev.ID & (1<<slotBits - 1))
+	if i >= len(c.slots) || !c.slots[i].used || c.id(i) != ev.ID {
+		return // nobody waits for it any more
+	}
+	if f, ok := ev.Msg.(*wire.Fail); ok && f.Status == fault.Fenced && f.Epoch > c.rec.Epoch {
+		c.fenced(f.Epoch, fx)
+		return
+	}
+	if q := c.slots[i].request; q != nil {
+		c.answered(now, ev.Member, q, ev.Msg, fx)
+		return
+	}
+	reply := c.slots[i].reply
+	m.asked = slices.DeleteFunc(m.asked, func(x int) bool { return x == i })
+	c.release(i)
+	reply(now, ev.Member, ev.Msg, fx)
+}
+
+// fenced stops the coordinator: a replica has promised a higher epoch than the record
+// that it knows, so the volume has another owner.
+func (c *Coordinator) fenced(epoch block.Epoch, fx *Effects) {
+	if c.proposed != nil && c.proposed.Epoch >= epoch {
+		return // its own next epoch
+	}
+	c.stop(fault.E("coordinator", fault.Fenced, c.rec.Volume, fmt.Errorf("epoch %d was promised to another owner, this one has %d: the volume was attached elsewhere", epoch, c.rec.Epoch)), fx)
+}
+
+// check panics when an invariant does not hold between events.
+func (c *Coordinator) check() {
+	for _, q := range c.active {
+		if !c.slots[q.slot].used || c.slots[q.slot].request != q {
+			panic(fault.Bug("coordinator: an active request has lost its slot"))
+		}
+	}
+	if c.phase == serving && c.rec.Owner != c.opts.Node {
+		panic(fault.Bug("coordinator: serving without being the owner"))
+	}
+}

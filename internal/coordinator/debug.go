@@ -1,0 +1,31 @@
+package coordinator
+
+import (
+	"fmt"
+	"strings"
+	"time"
+)
+
+// Debug prints the whole state for people, at the moment now.
+func (c *Coordinator) Debug(now time.Duration) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "volume %v: phase %d, epoch %d, settled %v, ready %v, proposed %v, stopped by %v\n",
+		c.rec.Volume, c.phase, c.rec.Epoch, c.settled(), c.ready(now), c.proposed != nil, c.why)
+	fmt.Fprintf(&b, "%d requests wait, %d are active, %d copies, %d regions gated, %d wanted\n",
+		len(c.queue), len(c.active), c.copying, c.gate.count(), len(c.gate.wanted))
+	for m, x := range c.members {
+		fmt.Fprintf(&b, "member %d: %v since %d, linked %v, promised %d, lease for %v, silent for %v, bad %v, %d questions\n",
+			m, c.rec.Members[m].State, c.rec.Members[m].Since, x.linked, x.promised, x.lease-now, now-x.heard, x.bad, len(x.asked))
+		if s := x.sync; s != nil {
+			fmt.Fprintf(&b, "  catches up from %d: asked %v, listed %v, %d regions left, busy %v, flushed %v, done %v, failed %v\n",
+				s.source, s.asked, s.listed, len(s.todo), s.busy, s.flushed, s.done, s.failed)
+		}
+	}
+	for _, q := range c.active {
+		fmt.Fprintf(&b, "active: op %d %v, copy %v, need %b, acked %b, tried %b, done %v\n", q.Op, q.Extent, q.copy != nil, q.need, q.acked, q.tried, q.done)
+		if k := q.copy; k != nil {
+			fmt.Fprintf(&b, "  from %d to %v: %d asks, %d runs left, over %v, failed %v\n", k.source, k.targets, k.asks, len(k.runs), k.over, k.failed)
+		}
+	}
+	return b.String()
+}

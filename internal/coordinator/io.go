@@ -1,0 +1,284 @@
+package coordinator
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/holdfast-io/holdfast/internal/fault"
+	"github.com/holdfast-io/holdfast/internal/wire"
+)
+
+// startQueued starts every request that need not wait for an earlier one, for its
+// regions to be made equal, or for the leases.
+func (c *Coordinator) startQueued(now time.Duration, fx *Effects) {
+	if c.phase != serving || !c.ready(now) || len(c.queue) == 0 {
+		return
+	}
+	waiting := c.queue[:0]
+	for _, q := range c.queue {
+		if c.mustWait(q, waiting) {
+			waiting = append(waiting, q)
+			continue
+		}
+		q.slot = c.take(slot{request: q})
+		c.active = append(c.active, q)
+		c.start(q, fx)
+	}
+	clear(c.queue[len(waiting):])
+	c.queue = waiting
+}
+
+// mustWait reports whether q has to wait for requests before it: those that are active,
+// and those that wait themselves. A flush waits for nobody: it covers what is complete.
+func (c *Coordinator) mustWait(q *Request, waiting []*Request) bool {
+	if q.Op == Flush {
+		return false
+	}
+	for _, o := range c.active {
+		if o.Op != Flush && q.conflicts(o) && !(fault.Planted("overlapping writes in any order") && q.copy == nil && o.copy == nil) {
+			return true
+		}
+	}
+	if q.copy != nil {
+		return false // those before it may wait for this very copy
+	}
+	for _, o := range waiting {
+		if o.Op != Flush && o.copy == nil && q.conflicts(o) {
+			return true
+		}
+	}
+	return c.gated(q.Extent)
+}
+
+// start sends a request to those who must answer it.
+func (c *Coordinator) start(q *Request, fx *Effects) {
+	if q.copy != nil {
+		c.beginCopy(q.copy, fx)
+		return
+	}
+	switch q.Op {
+	case Read:
+		c.readFrom(q, c.reader(q.tried), fx)
+		return
+	case Write:
+		q.write = wire.Write{Extent: q.Extent, FUA: q.FUA, Sums: q.Sums, Data: q.Data}
+	case Zero:
+		q.zero = wire.Zero{Extent: q.Extent, FUA: q.FUA, Unmap: true}
+	}
+	for m := range c.members {
+		switch {
+		case c.inSync(m) || q.changes() && c.takesWrites(m):
+			q.need.add(m)
+			c.sendRequest(q, m, fx)
+		case q.changes() && c.members[m].sync != nil:
+			c.members[m].sync.miss(q.Extent) // it is about to promise the new epoch
+		}
+	}
+}
+
+// sendRequest sends q to member m under the record's epoch.
+func (c *Coordinator) sendRequest(q *Request, m int, fx *Effects) {
+	switch q.Op {
+	case Read:
+		q.read = wire.Read{Epoch: c.rec.Epoch, Extent: q.Extent}
+		c.send(m, q.slot, &q.read, fx)
+	case Write:
+		q.write.Epoch = c.rec.Epoch
+		c.send(m, q.slot, &q.write, fx)
+	case Zero:
+		q.zero.Epoch = c.rec.Epoch
+		c.send(m, q.slot, &q.zero, fx)
+	case Flush:
+		q.flush.Epoch = c.rec.Epoch
+		c.send(m, q.slot, &q.flush, fx)
+	}
+}
+
+// resend sends to member m, on its new connection or under its new epoch, what it has
+// not answered: everything it was sent under an older epoch has had its answer before
+// it promised the new one, so what has none was lost on the way.
+func (c *Coordinator) resend(m int, fx *Effects) {
+	for _, q := range c.active {
+		if q.copy == nil && q.need.has(m) && !q.acked.has(m) && !q.tried.has(m) {
+			c.sendRequest(q, m, fx)
+		}
+	}
+}
+
+// reader chooses the in-sync member to read from: the one on this node, else in turn.
+func (c *Coordinator) reader(tried members) int {
+	c.rotate++
+	best := -1
+	for i := range c.members {
+		m := (i + c.rotate) % len(c.members)
+		if !c.inSync(m) || tried.has(m) || c.members[m].promised != c.rec.Epoch {
+			continue
+		}
+		if c.rec.Members[m].Node == c.opts.Node {
+			return m
+		}
+		best = m
+	}
+	return best
+}
+
+func (c *Coordinator) readFrom(q *Request, m int, fx *Effects) {
+	if m < 0 {
+		q.need, q.done = 0, true
+		if q.Err == nil {
+			q.Err = fault.E("coordinator.Read", fault.Corrupt, c.rec.Volume, fmt.Errorf("no in-sync replica has good data for blocks %v", q.Extent))
+		}
+		return
+	}
+	q.from, q.need = m, 0
+	q.need.add(m)
+	c.sendRequest(q, m, fx)
+}
+
+// answered takes member m's answer to a user's request.
+func (c *Coordinator) answered(now time.Duration, m int, q *Request, msg wire.Message, fx *Effects) {
+	if !q.need.has(m) {
+		return // left behind meanwhile
+	}
+	switch a := msg.(type) {
+	case *wire.Done:
+		q.acked.add(m)
+	case *wire.Flushed:
+		if a.Incarnation != c.members[m].incarnation {
+			c.blame(m, fault.E("coordinator", fault.Unavailable, c.rec.Volume, fmt.Errorf("another process flushed than wrote")))
+			return
+		}
+		q.acked.add(m)
+		c.members[m].mark = a.Mark
+	case *wire.ReadDone:
+		if q.Op == Read && !q.done && q.from == m && len(a.Data) == len(q.Data) && len(a.Sums) == len(q.Sums) {
+			copy(q.Data, a.Data)
+			copy(q.Sums, a.Sums)
+			q.acked.add(m)
+			q.done = true
+			c.repair(q, fx)
+		}
+	case *wire.Fail:
+		c.refused(m, q, a, fx)
+	default:
+		c.blame(m, failureOf(msg))
+	}
+}
+
+// refused decides what a failed request means: for a read that another copy is asked,
+// for a write without space that all copies must agree, and else that the copy is left
+// behind.
+func (c *Coordinator) refused(m int, q *Request, a *wire.Fail, fx *Effects) {
+	switch {
+	case q.Op == Read && (a.Status == fault.Corrupt || a.Status == fault.Media):
+		q.tried.add(m)
+		c.readFrom(q, c.reader(q.tried), fx)
+	case q.changes() && a.Status == fault.NoSpace:
+		q.tried.add(m)
+		q.Err = fault.E("coordinator.Write", fault.NoSpace, c.rec.Volume, fmt.Errorf("replica %v: %s", c.rec.Members[m].Replica, a.Text))
+	default:
+		c.blame(m, failureOf(a))
+	}
+}
+
+// repair writes what was read to the copies that could not give it.
+func (c *Coordinator) repair(q *Request, fx *Effects) {
+	if q.tried == 0 {
+		return
+	}
+	q.need, q.acked = q.tried, 0
+	q.write = wire.Write{Epoch: c.rec.Epoch, Extent: q.Extent, Sums: q.Sums, Data: q.Data}
+	for m := range c.members {
+		if q.tried.has(m) {
+			c.stats.Repaired++
+			c.send(m, q.slot, &q.write, fx)
+		}
+	}
+}
+
+// finishActive completes the requests that everybody who counts has answered.
+func (c *Coordinator) finishActive(now time.Duration, fx *Effects) {
+	if !c.settled() && !fault.Planted("complete before the ejection is recorded") {
+		return
+	}
+	kept := c.active[:0]
+	for _, q := range c.active {
+		if !c.finished(now, q, fx) {
+			kept = append(kept, q)
+		}
+	}
+	clear(c.active[len(kept):])
+	c.active = kept
+}
+
+// finished completes q if it is done, and reports whether it did.
+func (c *Coordinator) finished(now time.Duration, q *Request, fx *Effects) bool {
+	if q.copy != nil {
+		return q.copy.over && c.finishCopy(q, fx)
+	}
+	if q.changes() && q.tried != 0 && (q.acked|q.tried)&q.need == q.need {
+		if q.acked&q.need != 0 {
+			for m := range c.members { // some have it: those without fall behind
+				if q.tried.has(m) {
+					c.blame(m, q.Err)
+				}
+			}
+			q.tried, q.Err = 0, nil
+			return false
+		}
+		c.gate.add(q.Extent) // refused everywhere, perhaps in part: to be made equal
+		q.need = 0
+	}
+	if q.Op == Read && !q.done && q.need == 0 {
+		c.readFrom(q, c.reader(q.tried), fx) // who was asked was left behind meanwhile
+	}
+	if q.Op == Flush && q.acked != 0 && fault.Planted("complete before every flush is") {
+		q.need = q.acked
+	}
+	if q.acked&q.need != q.need || q.Op == Read && !q.done {
+		return false
+	}
+	if q.Op == Read && !c.ready(now) {
+		return false // somebody else may have written since
+	}
+	if q.Op == Flush && q.Err == nil {
+		if c.lost != nil {
+			q.Err, c.lost = c.lost, nil
+		} else {
+			c.clean(fx)
+		}
+	}
+	c.release(q.slot)
+	fx.Complete = append(fx.Complete, q)
+	return true
+}
+
+// clean tells all in-sync members, after a flush of all of them, that they are the same
+// but for what was written since.
+func (c *Coordinator) clean(fx *Effects) {
+	if c.gate.count() > 0 && !fault.Planted("clean too early") {
+		return // not the same yet
+	}
+	for m := range c.members {
+		if x := &c.members[m]; c.inSync(m) && x.mark != 0 && len(x.asked) < askedMax {
+			c.ask(m, &wire.Clean{Epoch: c.rec.Epoch, Mark: x.mark}, fx, func(time.Duration, int, wire.Message, *Effects) {})
+			x.mark = 0
+		}
+	}
+}
+
+// askedMax bounds the questions in flight to one member, besides requests.
+const askedMax = 64
+
+// submitCopy puts a copy in line behind the requests that came before it.
+func (c *Coordinator) submitCopy(k *copying) {
+	c.copying++
+	k.hold.Op, k.hold.Extent, k.hold.copy = Write, k.extent, k
+	k.hold.need, k.hold.acked, k.hold.tried, k.hold.Err = 0, 0, 0, nil
+	c.queue = append(c.queue, &k.hold)
+}
+
+func (c *Coordinator) activeBefore(seq uint64) bool {
+	return slices.ContainsFunc(c.active, func(q *Request) bool { return q.changes() && q.copy == nil && c.slots[q.slot].seq <= seq })
+}

@@ -1,0 +1,217 @@
+package coordinator
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/holdfast-io/holdfast/internal/block"
+	"github.com/holdfast-io/holdfast/internal/fault"
+	"github.com/holdfast-io/holdfast/internal/spec"
+	"github.com/holdfast-io/holdfast/internal/wire"
+)
+
+// member is what the coordinator knows of one replica of the record.
+type member struct {
+	linking bool // a connection is being made
+	linked  bool
+	retry   time.Duration // when to link, or to ask again
+	opened  *wire.Opened  // what it said of itself on this connection
+	bad     error         // it failed: it must be left behind before anything completes
+
+	asking   bool          // a Promise is under way
+	promised block.Epoch   // on this connection
+	lease    time.Duration // until when its lease may be relied on
+	renewing bool
+	heard    time.Duration // when its last message came
+
+	incarnation uint64 // of the process that has this volume's writes; 0 not known yet
+	boot        uint64
+
+	asked []int // slots of questions that are not answered
+	sync  *syncing
+	mark  uint64 // of its last flush, for Clean
+}
+
+func (c *Coordinator) inSync(m int) bool { return c.rec.Members[m].State == spec.InSync }
+
+// linked begins the conversation on a new connection.
+func (c *Coordinator) linked(now time.Duration, m int, fx *Effects) {
+	x := &c.members[m]
+	x.linking, x.linked, x.opened, x.promised, x.asking, x.renewing, x.heard = false, true, nil, 0, false, false, now
+	c.ask(m, &wire.Open{Volume: c.rec.Volume, Replica: c.rec.Members[m].Replica}, fx,
+		func(now time.Duration, m int, msg wire.Message, fx *Effects) { c.openedUp(now, m, msg) })
+}
+
+func (c *Coordinator) openedUp(now time.Duration, m int, msg wire.Message) {
+	x := &c.members[m]
+	if msg == nil {
+		return
+	}
+	o, ok := msg.(*wire.Opened)
+	if !ok {
+		c.blame(m, failureOf(msg))
+		return
+	}
+	if c.inSync(m) && x.bad != nil && c.proposed == nil && c.others(m) == 0 {
+		x.bad = nil // the last one: the volume waited for it
+	}
+	if o.State == wire.Failed {
+		c.blame(m, fault.E("coordinator", fault.Media, c.rec.Volume, fmt.Errorf("replica %v says that it failed", c.rec.Members[m].Replica)))
+		return
+	}
+	if c.inSync(m) && x.incarnation != 0 && x.incarnation != o.Incarnation && x.boot != o.Boot {
+		// Completed writes that were not flushed went with the machine's memory.
+		c.lost = fault.E("coordinator.Flush", fault.Media, c.rec.Volume, fmt.Errorf("replica %v lost power with writes that were not flushed", c.rec.Members[m].Replica))
+	}
+	if c.inSync(m) && x.incarnation != 0 && x.incarnation != o.Incarnation && c.others(m) > 0 {
+		c.blame(m, fault.E("coordinator", fault.Unavailable, c.rec.Volume, fmt.Errorf("replica %v was restarted", c.rec.Members[m].Replica)))
+	}
+	copied := *o
+	x.opened = &copied
+}
+
+// unlinked forgets the conversation. Answers that are missing will not come.
+func (c *Coordinator) unlinked(now time.Duration, m int, fx *Effects) {
+	x := &c.members[m]
+	was := x.linked
+	x.linking, x.linked, x.opened, x.promised, x.asking, x.renewing = false, false, nil, 0, false, false
+	x.retry = now + c.opts.Lease/10
+	asked := x.asked
+	x.asked = nil
+	for _, i := range asked {
+		reply := c.slots[i].reply
+		c.release(i)
+		reply(now, m, nil, fx)
+	}
+	c.abandonSync(m)
+	if was && c.inSync(m) && c.phase >= gating {
+		c.blame(m, fault.E("coordinator", fault.Unavailable, c.rec.Volume, fmt.Errorf("the connection to replica %v was lost", c.rec.Members[m].Replica)))
+	}
+}
+
+// blame notes that a member can't go on.
+func (c *Coordinator) blame(m int, err error) {
+	if c.members[m].bad == nil {
+		c.members[m].bad = err
+	}
+	if fault.Planted("complete before the ejection is recorded") {
+		for _, q := range c.active {
+			q.need.drop(m)
+		}
+	}
+	c.abandonSync(m)
+}
+
+// others counts the in-sync members besides m that are fit to go on.
+func (c *Coordinator) others(m int) int {
+	n := 0
+	for i := range c.members {
+		if i != m && c.inSync(i) && c.members[i].bad == nil && c.members[i].linked {
+			n++
+		}
+	}
+	return n
+}
+
+// settled reports whether every in-sync member has promised the record's epoch, and the
+// record is not about to change.
+func (c *Coordinator) settled() bool {
+	if c.proposed != nil {
+		return false
+	}
+	for i := range c.members {
+		if c.inSync(i) && (c.members[i].promised != c.rec.Epoch || c.members[i].bad != nil) {
+			return false
+		}
+	}
+	return true
+}
+
+// ready reports whether requests may be served now: settled, and with every in-sync
+// member's lease.
+func (c *Coordinator) ready(now time.Duration) bool {
+	if !c.settled() {
+		return false
+	}
+	for i := range c.members {
+		if c.inSync(i) && now >= c.members[i].lease {
+			return false
+		}
+	}
+	return true
+}
+
+// promise asks member m to promise the record's epoch.
+func (c *Coordinator) promise(now time.Duration, m int, fx *Effects) {
+	x := &c.members[m]
+	x.asking = true
+	epoch := c.rec.Epoch
+	c.ask(m, &wire.Promise{Epoch: epoch, Owner: c.opts.Node, Incarnation: c.opts.Incarnation, Lease: c.opts.Lease}, fx,
+		func(at time.Duration, m int, msg wire.Message, fx *Effects) {
+			x.asking = false
+			switch a := msg.(type) {
+			case *wire.Promised:
+				x.promised = epoch
+				x.incarnation, x.boot = x.opened.Incarnation, x.opened.Boot
+				x.opened.Generation = a.Generation
+				x.lease = now + c.usable(min(a.Lease, c.opts.Lease))
+				if fault.Planted("lease counted from the answer") {
+					x.lease = at + 2*c.opts.Lease
+				}
+				c.resend(m, fx)
+			case *wire.Fail:
+				if a.Status == fault.Busy {
+					x.retry = at + max(a.Wait, time.Millisecond)
+					return
+				}
+				c.blame(m, failureOf(msg))
+			}
+		})
+}
+
+// usable is the part of a lease that is relied on. It is counted from when the lease
+// was asked for; the replica counts from later.
+func (c *Coordinator) usable(lease time.Duration) time.Duration {
+	return lease - time.Duration(float64(lease)*c.opts.Margin)
+}
+
+// renew prolongs the lease of member m.
+func (c *Coordinator) renew(now time.Duration, m int, fx *Effects) {
+	x := &c.members[m]
+	x.renewing = true
+	c.ask(m, &wire.Renew{Epoch: c.rec.Epoch, Sequence: uint64(now)}, fx, func(at time.Duration, m int, msg wire.Message, fx *Effects) {
+		x.renewing = false
+		if _, ok := msg.(*wire.Renewed); ok {
+			x.lease = max(x.lease, now+c.usable(c.opts.Lease))
+			if fault.Planted("lease counted from the answer") {
+				x.lease = at + 2*c.opts.Lease
+			}
+		}
+	})
+}
+
+// tick looks at what time alone can change.
+func (c *Coordinator) tick(now time.Duration, fx *Effects) {
+	if c.phase == stopped || c.phase == claiming {
+		return
+	}
+	for m := range c.members {
+		x := &c.members[m]
+		if x.linked && x.promised != 0 && !x.renewing && x.promised == c.rec.Epoch && x.lease-now < c.opts.Lease*2/3 {
+			c.renew(now, m, fx)
+		}
+		if c.inSync(m) && x.linked && c.others(m) > 0 && now-x.heard > c.opts.ReplicaTimeout && (x.renewing || x.asking || len(x.asked) > 0) {
+			c.blame(m, fault.E("coordinator", fault.Timeout, c.rec.Volume, fmt.Errorf("replica %v has been silent for %v", c.rec.Members[m].Replica, now-x.heard)))
+		}
+		if c.inSync(m) && !x.linked && c.phase == gathering && now-c.since > c.opts.ReplicaTimeout {
+			c.blame(m, fault.E("coordinator", fault.Unavailable, c.rec.Volume, fmt.Errorf("replica %v can't be reached", c.rec.Members[m].Replica)))
+		}
+	}
+}
+
+func failureOf(msg wire.Message) error {
+	if f, ok := msg.(*wire.Fail); ok {
+		return fault.Errorf("coordinator", f.Status, "the replica says: %s", f.Text)
+	}
+	return fault.Errorf("coordinator", fault.Internal, "the replica answered with %T", msg)
+}

@@ -1,0 +1,55 @@
+package coordinator
+
+import (
+	"github.com/holdfast-io/holdfast/internal/block"
+	"github.com/holdfast-io/holdfast/internal/wire"
+)
+
+// Op is what a Request asks for.
+type Op uint8
+
+// The operations.
+const (
+	Read Op = iota + 1
+	Write
+	Zero
+	Flush
+)
+
+// Request is one request of the volume's user. The caller fills the upper part, submits
+// it, and leaves it alone until it is among Effects.Complete; then it may use it again.
+type Request struct {
+	Op     Op
+	Extent block.Extent // but for Flush; at most wire.DataBlocksMax blocks for Read and Write
+	FUA    bool         // Write, Zero: durable when complete
+	Data   []byte
+	Sums   []block.Sum // computed where the data comes from; Read fills and has compared them
+	Err    error       // a *fault.Error
+
+	need  members // that must answer
+	acked members // that have
+	tried members // Read: that could not
+	from  int     // Read: the member that is asked
+	done  bool    // Read: answered, but the leases must be checked first
+	slot  int
+	copy  *copying // not a user's request: a copy that has the extent to itself
+	write wire.Write
+	zero  wire.Zero
+	read  wire.Read
+	flush wire.Flush
+}
+
+// changes reports whether the request changes the volume.
+func (q *Request) changes() bool { return q.Op == Write || q.Op == Zero }
+
+// conflicts reports whether q must wait for o, which came before it.
+func (q *Request) conflicts(o *Request) bool {
+	return (q.changes() || o.changes()) && q.Extent.Overlaps(o.Extent)
+}
+
+// members is a set of members, by their place in the record.
+type members uint32
+
+func (m members) has(i int) bool { return m>>i&1 != 0 }
+func (m *members) add(i int)     { *m |= 1 << i }
+func (m *members) drop(i int)    { *m &^= 1 << i }

@@ -1,0 +1,379 @@
+package sim
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"time"
+
+	"github.com/holdfast-io/holdfast/internal/block"
+	"github.com/holdfast-io/holdfast/internal/coordinator"
+	"github.com/holdfast-io/holdfast/internal/host/simdisk"
+	"github.com/holdfast-io/holdfast/internal/spec"
+	"github.com/holdfast-io/holdfast/internal/store"
+)
+
+var errUnavailable = errors.New("the record can't be asked")
+
+// cluster is everything in one run.
+type cluster struct {
+	world
+	nodes  []*node
+	heads  []*head
+	record spec.Record
+	model  *model
+	checks map[*coordinator.Request]check
+
+	// Drawn by the seed.
+	lease    time.Duration
+	netMax   time.Duration
+	diskMax  time.Duration
+	depth    int
+	requests int
+	power    bool // machines lose power, not only processes
+	faults   int  // per cent of chances that are taken
+
+	recordDown bool
+	cutRecord  []bool
+	cuts       map[[2]int]bool // node i can't be reached from node j
+	healed     bool
+	losses     int // how often power was lost
+	deaths     int // how often a process died
+	submitted  int
+	owed       map[uint64]int
+	nextInc    uint64
+	sessions   uint64
+}
+
+// Result is what a run did.
+type Result struct {
+	Hash     uint64 // of the trace: the same seed gives the same
+	Requests int
+	Epoch    block.Epoch
+	Heads    int
+	Time     time.Duration // simulated
+	Stats    coordinator.Stats
+}
+
+// Run runs the cluster of a seed and returns what it found. trace may be nil.
+func Run(seed uint64, trace func(string)) (Result, error) {
+	c := newCluster(seed, trace)
+	c.chaos()
+	end := 20 * time.Second
+	c.run(end, func() bool { return c.submitted >= c.requests && len(c.checks) == 0 })
+	if c.err == nil {
+		c.converge()
+	}
+	r := Result{Hash: c.hash, Requests: c.submitted, Epoch: c.record.Epoch, Heads: len(c.heads), Time: c.now}
+	for _, h := range c.heads {
+		s := h.coord.Stats()
+		r.Stats.Ejected += s.Ejected
+		r.Stats.Resynced += s.Resynced
+		r.Stats.Repaired += s.Repaired
+		r.Stats.Gated += s.Gated
+		r.Stats.Copied += s.Copied
+	}
+	for _, n := range c.nodes {
+		if n.store != nil {
+			n.store.Abandon()
+		}
+	}
+	return r, c.err
+}
+
+func newCluster(seed uint64, trace func(string)) *cluster {
+	c := &cluster{owed: make(map[uint64]int), checks: make(map[*coordinator.Request]check), cuts: make(map[[2]int]bool)}
+	c.rand = rand.New(rand.NewPCG(seed, 0x51a))
+	c.trace = trace
+	c.lease = 300 * time.Millisecond
+	c.netMax = []time.Duration{200 * time.Microsecond, 2 * time.Millisecond, 20 * time.Millisecond}[c.rand.IntN(3)]
+	c.diskMax = []time.Duration{100 * time.Microsecond, time.Millisecond, 5 * time.Millisecond}[c.rand.IntN(3)]
+	c.depth = 1 + c.rand.IntN(12)
+	c.requests = 100 + c.rand.IntN(400)
+	c.power = c.chance(40)
+	c.faults = c.rand.IntN(100)
+	count := 1 + c.rand.IntN(3)
+	blocks := []int{8, 64, block.PerRegion + 40}[c.rand.IntN(3)]
+	c.model = newModel(blocks)
+	c.cutRecord = make([]bool, count)
+	c.record = spec.Record{Version: 1, Volume: block.VolumeID{1}, Size: int64(blocks) * block.Size, Epoch: 1}
+	for i := range count {
+		n := &node{c: c, i: i, id: block.NodeID{byte(i + 1)}, rate: 1 + (c.rand.Float64()-0.5)*0.04, boot: 1}
+		n.disk = simdisk.New(simdisk.Options{Seed: c.rand.Uint64(), Schedule: n.schedule})
+		c.nodes = append(c.nodes, n)
+		c.record.Members = append(c.record.Members, spec.Member{Replica: block.ReplicaID{byte(i + 1)}, Node: n.id, State: spec.InSync})
+		store.Create(n.disk, replicaDir, store.Spec{Volume: c.record.Volume, Replica: block.ReplicaID{byte(i + 1)}, Size: c.record.Size}, n.options(),
+			func(err error) {
+				if err != nil {
+					c.found("create: %v", err)
+					return
+				}
+				n.made = true
+				n.start()
+			})
+	}
+	c.log("%d nodes, %d blocks, depth %d, %d requests, net %v, disk %v, power %v, faults %d%%", count, blocks, c.depth, c.requests, c.netMax, c.diskMax, c.power, c.faults)
+	return c
+}
+
+func states(r spec.Record) string {
+	var b strings.Builder
+	for _, m := range r.Members {
+		fmt.Fprintf(&b, "%v since %d, ", m.State, m.Since)
+	}
+	return b.String()
+}
+
+// cut reports whether what b sends does not reach a, or the other way round.
+func (c *cluster) cut(a, b *node) bool {
+	return a != b && (c.cuts[[2]int{a.i, b.i}] || c.cuts[[2]int{b.i, a.i}])
+}
+
+// chaos draws a fault now and then, and sees to it that somebody attaches the volume.
+func (c *cluster) chaos() {
+	if c.healed {
+		return
+	}
+	c.after(c.between(c.lease/20, c.lease*2), c.chaos)
+	c.attachSomewhere()
+	if !c.chance(c.faults) {
+		return
+	}
+	n := c.nodes[c.rand.IntN(len(c.nodes))]
+	switch c.rand.IntN(10) {
+	case 0, 1:
+		if n.up {
+			n.kill(c.power && c.chance(60))
+			c.after(c.between(time.Millisecond, c.lease*4), func() {
+				n.start()
+			})
+		}
+	case 2:
+		m := c.nodes[c.rand.IntN(len(c.nodes))]
+		key := [2]int{n.i, m.i}
+		c.log("cut between %d and %d", n.i, m.i)
+		c.cuts[key] = true
+		c.after(c.between(time.Millisecond, c.lease*4), func() { delete(c.cuts, key) })
+	case 3:
+		for _, h := range c.heads {
+			for _, k := range h.conns {
+				if k != nil && c.chance(30) {
+					c.log("connection of %s to node %d breaks", h.name, k.node.i)
+					k.cutOff()
+				}
+			}
+		}
+	case 4:
+		c.recordDown = true
+		c.after(c.between(time.Millisecond, c.lease*4), func() { c.recordDown = false })
+	case 5:
+		c.cutRecord[n.i] = true
+		c.after(c.between(time.Millisecond, c.lease*4), func() { c.cutRecord[n.i] = false })
+	case 6:
+		if n.up && n.replica != nil && c.chance(50) {
+			c.attach(n) // whether or not somebody else has it
+		}
+	case 7, 8:
+		c.isolateOwner()
+	case 9:
+		if c.power && c.chance(50) {
+			for _, n := range c.nodes { // a whole room without power
+				if n.up {
+					n.kill(true)
+				}
+				c.after(c.between(time.Millisecond, c.lease), func() {
+					n.start()
+				})
+			}
+		}
+	}
+}
+
+// isolateOwner cuts the node of a living head off, and has the volume attached on
+// another one: the old head must stop by itself.
+func (c *cluster) isolateOwner() {
+	for _, h := range c.heads {
+		if !h.alive() {
+			continue
+		}
+		long := c.between(c.lease, c.lease*8)
+		for _, n := range c.nodes {
+			if n != h.node {
+				key := [2]int{n.i, h.node.i}
+				c.cuts[key] = true
+				c.after(long, func() { delete(c.cuts, key) })
+			}
+		}
+		i := h.node.i
+		c.cutRecord[i] = true
+		c.after(long, func() { c.cutRecord[i] = false })
+		for _, n := range c.nodes {
+			if n != h.node && n.up && n.replica != nil {
+				c.after(c.between(time.Millisecond, c.lease), func() {
+					if n.up && n.replica != nil && !c.healed {
+						c.attach(n)
+					}
+				})
+				break
+			}
+		}
+		c.log("node %d, of %s, is cut off for %v", i, h.name, long)
+		return
+	}
+}
+
+// attachSomewhere attaches the volume when nobody has it.
+func (c *cluster) attachSomewhere() {
+	for _, h := range c.heads {
+		if h.alive() && h.coord.Stopped() == nil {
+			return
+		}
+	}
+	for range c.nodes {
+		if n := c.nodes[c.rand.IntN(len(c.nodes))]; n.up && n.replica != nil {
+			c.attach(n)
+			return
+		}
+	}
+}
+
+func (c *cluster) nodeDied(n *node) {
+	c.deaths++
+	if !c.healed && c.power {
+		c.losses++
+		c.model.powerLost()
+	}
+	for _, h := range c.heads {
+		for _, k := range h.conns {
+			if k != nil && (k.node == n || h.node == n) {
+				k.cutOff()
+			}
+		}
+		if h.node == n { // nobody will ever know what became of its requests
+			for _, tag := range h.owed {
+				c.pendingZeros(tag, -1)
+			}
+			h.owed = nil
+		}
+	}
+	c.forget()
+}
+
+// pendingZeros counts the writes under way that a tag stands for.
+func (c *cluster) pendingZeros(tag uint64, by int) {
+	c.owed[tag] += by
+	c.model.pending[tag] = c.owed[tag] > 0
+}
+
+// forget drops the requests of heads that are gone.
+func (c *cluster) forget() {
+	live := 0
+	for _, h := range c.heads {
+		if h.alive() {
+			live += h.using
+		}
+	}
+	if live == 0 {
+		clear(c.checks)
+	}
+}
+
+// converge ends all faults; then everything must become well again.
+func (c *cluster) converge() {
+	c.healed = true
+	c.log("all faults end")
+	c.recordDown = false
+	clear(c.cuts)
+	clear(c.cutRecord)
+	for _, n := range c.nodes {
+		n.start()
+	}
+	for i, h := range c.heads { // nobody attaches the volume twice any more
+		if i < len(c.heads)-1 && h.alive() {
+			h.end()
+		}
+	}
+	end := c.now + 120*time.Second
+	var settle func()
+	settle = func() {
+		c.attachSomewhere()
+		for _, h := range c.heads {
+			h.quiet = true
+		}
+		c.after(c.lease/4, settle)
+	}
+	settle()
+	c.run(c.now+3*c.lease, func() bool { return false }) // what just happened is noticed
+	c.run(end, c.well)
+	if c.err != nil {
+		return
+	}
+	if c.now >= end-c.lease {
+		for _, h := range c.heads {
+			if h.alive() {
+				c.log("%s: %s", h.name, h.coord.Debug(h.node.now()))
+			}
+		}
+		c.found("not well again after %v: in sync %v", 120*time.Second, states(c.record))
+		return
+	}
+	c.compare()
+}
+
+// well reports whether the volume is served, nobody waits, and all replicas count.
+func (c *cluster) well() bool {
+	for _, h := range c.heads {
+		if h.owns() && h.using == 0 && c.record.InSync() == len(c.nodes) {
+			return true
+		}
+	}
+	return false
+}
+
+// compare reads the volume through its owner, which opens every gate, then every
+// replica: they must agree.
+func (c *cluster) compare() {
+	for _, h := range c.heads {
+		if h.owns() {
+			h.readAll(0)
+			c.run(c.now+600*time.Second, func() bool { return h.read == len(c.model.blocks) })
+			if c.err == nil && h.read < len(c.model.blocks) {
+				c.found("at the end: block %d can't be read: %s", h.read, h.coord.Debug(h.node.now()))
+			}
+			break
+		}
+	}
+	c.run(c.now+300*time.Second, c.well)
+	var contents [][]byte
+	left := len(c.nodes)
+	for _, n := range c.nodes {
+		n.content(len(c.model.blocks), func(data []byte, err error) {
+			if err != nil {
+				c.found("%v", err)
+			}
+			contents = append(contents, data)
+			left--
+		})
+	}
+	c.run(c.now+300*time.Second, func() bool { return left == 0 })
+	switch {
+	case c.err != nil:
+		return
+	case left > 0:
+		c.found("the replicas can't be read")
+		return
+	}
+	for i := 1; i < len(contents); i++ {
+		for b := range c.model.blocks {
+			x, y := contents[0][b*block.Size:(b+1)*block.Size], contents[i][b*block.Size:(b+1)*block.Size]
+			if !bytes.Equal(x, y) {
+				tx, _ := tagOf(x)
+				ty, _ := tagOf(y)
+				c.found("at the end replicas differ: block %d is %d in one, %d in another", b, tx, ty)
+				return
+			}
+		}
+	}
+}

@@ -1,0 +1,313 @@
+package sim
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/holdfast-io/holdfast/internal/block"
+	"github.com/holdfast-io/holdfast/internal/coordinator"
+	"github.com/holdfast-io/holdfast/internal/host"
+	"github.com/holdfast-io/holdfast/internal/replica"
+	"github.com/holdfast-io/holdfast/internal/spec"
+	"github.com/holdfast-io/holdfast/internal/wire"
+)
+
+// head is a coordinator on a node, with a client that uses it.
+type head struct {
+	c     *cluster
+	name  string
+	node  *node
+	life  int
+	coord *coordinator.Coordinator
+	conns []*conn
+	busy  []bool
+	using int // requests of the client that are not complete
+	quiet bool
+	stop  bool
+	read  int      // blocks read at the end
+	owed  []uint64 // writes without an answer
+}
+
+// attach starts a coordinator on node n, from the record as it is now.
+func (c *cluster) attach(n *node) *head {
+	h := &head{c: c, name: fmt.Sprintf("head %d", len(c.heads)), node: n, life: n.life, busy: make([]bool, len(c.model.blocks))}
+	c.nextInc++
+	h.coord = coordinator.New(c.record, coordinator.Options{Node: n.id, Incarnation: c.nextInc, Lease: c.lease, ReplicaTimeout: c.lease})
+	h.conns = make([]*conn, len(c.record.Members))
+	c.heads = append(c.heads, h)
+	c.log("%s attaches on node %d", h.name, n.i)
+	h.tick()
+	return h
+}
+
+func (h *head) alive() bool { return !h.stop && h.node.up && h.node.life == h.life }
+
+// owns reports whether the head serves, and the record knows of nobody newer.
+func (h *head) owns() bool {
+	return h.alive() && h.coord.Serving(h.node.now()) && h.coord.Record().Version == h.c.record.Version
+}
+
+// tick drives the coordinator's time and the client.
+func (h *head) tick() {
+	if !h.alive() {
+		return
+	}
+	h.step(coordinator.Tick{})
+	if h.coord.Stopped() != nil {
+		h.c.log("%s stops: %v", h.name, h.coord.Stopped())
+		h.end()
+		return
+	}
+	h.use()
+	h.c.after(h.c.between(h.c.lease/100, h.c.lease/20), h.tick)
+}
+
+// end takes the head away.
+func (h *head) end() {
+	h.stop = true
+	for _, k := range h.conns {
+		if k != nil {
+			k.cutOff()
+		}
+	}
+}
+
+// readAll reads the whole volume, one block after the other.
+func (h *head) readAll(b int) {
+	c := h.c
+	if h.read = b; b == len(c.model.blocks) {
+		return
+	}
+	q := &coordinator.Request{Op: coordinator.Read, Extent: extentOf(b, 1), Data: host.Buffer(block.Size), Sums: make([]block.Sum, 1)}
+	from := c.model.ackedNow(b, 1)
+	h.using++
+	h.submit(q, func(q *coordinator.Request) {
+		if q.Err != nil {
+			c.found("at the end: %v", q.Err)
+			return
+		}
+		tag, err := tagOf(q.Data)
+		switch {
+		case err == nil:
+			if err := c.model.seen(b, from[0], tag); err != nil {
+				c.found("at the end: %v", err)
+			}
+		case c.deaths == 0:
+			c.found("at the end: block %d: %v", b, err)
+		}
+		c.after(time.Microsecond, func() { h.readAll(b + 1) })
+	})
+}
+
+func (h *head) step(ev coordinator.Event) {
+	if h.alive() {
+		h.perform(h.coord.Step(h.node.now(), ev))
+	}
+}
+
+func (h *head) perform(fx coordinator.Effects) {
+	for _, s := range fx.Send {
+		if k := h.conns[s.Member]; k != nil {
+			k.ask(s.ID, s.Msg)
+		}
+	}
+	for _, m := range fx.Link {
+		h.link(m)
+	}
+	if fx.Propose != nil {
+		h.c.propose(h, fx.Propose.Clone())
+	}
+	for _, q := range fx.Complete {
+		h.completed(q)
+	}
+}
+
+// link makes a connection to a member: it is refused when the process is not there, and
+// takes for ever when the network is cut.
+func (h *head) link(m int) {
+	if old := h.conns[m]; old != nil {
+		old.open = false
+	}
+	var n *node
+	for _, x := range h.c.nodes {
+		if x.id == h.c.record.Members[m].Node {
+			n = x
+		}
+	}
+	var try func()
+	began := h.c.now
+	try = func() {
+		if !h.alive() {
+			return
+		}
+		switch {
+		case h.c.cut(h.node, n) && h.c.now-began < h.c.lease:
+			h.c.after(50*time.Millisecond, try)
+		case h.c.cut(h.node, n) || !n.up || n.replica == nil:
+			h.step(coordinator.Unlinked{Member: m})
+		default:
+			h.c.sessions++
+			k := &conn{c: h.c, head: h, member: m, node: n, life: n.life, session: replica.Session(h.c.sessions), open: true}
+			n.sessions[k.session] = k
+			h.conns[m] = k
+			h.step(coordinator.Linked{Member: m})
+		}
+	}
+	h.c.after(h.c.between(20*time.Microsecond, h.c.netMax), try)
+}
+
+func (h *head) unlinked(k *conn) {
+	if h.conns[k.member] == k {
+		h.conns[k.member] = nil
+		h.step(coordinator.Unlinked{Member: k.member})
+	}
+}
+
+func (h *head) received(k *conn, id uint64, msg wire.Message) {
+	if h.conns[k.member] == k {
+		h.step(coordinator.Received{Member: k.member, ID: id, Msg: msg})
+	}
+}
+
+// use submits requests for the client, a few at a time.
+func (h *head) use() {
+	c := h.c
+	for n := c.rand.IntN(4); n > 0 && !h.quiet && h.using < c.depth && h.coord.Room() > 0 && c.submitted < c.requests; n-- {
+		c.submitted++
+		b := c.rand.IntN(len(c.model.blocks))
+		if c.chance(50) {
+			b = c.rand.IntN(min(16, len(c.model.blocks)))
+		}
+		count := 1 + c.rand.IntN(min(4, len(c.model.blocks)-b))
+		h.using++
+		switch k := c.rand.IntN(10); {
+		case k < 4:
+			h.write(b, count)
+		case k < 5:
+			h.zero(b, count)
+		case k < 9:
+			h.get(b, count)
+		default:
+			h.flush()
+		}
+	}
+}
+
+// check is what is done when a request of the client completes.
+type check func(q *coordinator.Request)
+
+func (h *head) completed(q *coordinator.Request) {
+	h.using--
+	done := h.c.checks[q]
+	delete(h.c.checks, q)
+	done(q)
+}
+
+func (h *head) submit(q *coordinator.Request, done check) {
+	h.c.checks[q] = done
+	h.step(coordinator.Submit{Request: q})
+}
+
+func extentOf(b, count int) block.Extent {
+	return block.Extent{Start: block.Index(b), Count: uint64(count)}
+}
+
+func (h *head) write(b, count int) {
+	h.c.model.tag++
+	tag := h.c.model.tag
+	data, sums := pattern(count, tag)
+	at := h.c.model.begin(b, count, tag)
+	h.c.log("%s writes %d to %d+%d", h.name, tag, b, count)
+	h.change(&coordinator.Request{Op: coordinator.Write, Extent: extentOf(b, count), Data: data, Sums: sums}, tag, b, at)
+}
+
+// zero is a write of a tag of its own kind: zeros can't name their write, so zeroings of
+// one block are alike.
+func (h *head) zero(b, count int) {
+	at := h.c.model.begin(b, count, 0)
+	h.change(&coordinator.Request{Op: coordinator.Zero, Extent: extentOf(b, count)}, 0, b, at)
+}
+
+// change submits a write or a zeroing, and tells the model what became of it.
+func (h *head) change(q *coordinator.Request, tag uint64, b int, at []int) {
+	h.c.pendingZeros(tag, 1)
+	h.owed = append(h.owed, tag)
+	h.submit(q, func(q *coordinator.Request) {
+		h.c.log("%s wrote %d to %v: %v", h.name, tag, q.Extent, q.Err)
+		h.c.pendingZeros(tag, -1)
+		h.owed = slices.Delete(h.owed, slices.Index(h.owed, tag), slices.Index(h.owed, tag)+1)
+		if q.Err == nil {
+			h.c.model.ack(b, at, tag)
+		}
+	})
+}
+
+func (h *head) get(b, count int) {
+	from := h.c.model.ackedNow(b, count)
+	losses := h.c.losses
+	q := &coordinator.Request{Op: coordinator.Read, Extent: extentOf(b, count), Data: host.Buffer(count * block.Size), Sums: make([]block.Sum, count)}
+	h.submit(q, func(q *coordinator.Request) {
+		if q.Err != nil {
+			return
+		}
+		for i := range count {
+			p := q.Data[i*block.Size : (i+1)*block.Size]
+			if block.Checksum(p) != q.Sums[i] {
+				h.c.found("block %d: its checksum is not that of its data", b+i)
+			}
+			tag, err := tagOf(p)
+			if err != nil {
+				if h.c.deaths == 0 {
+					h.c.found("block %d: %v", b+i, err)
+				}
+				continue // torn when a process or a machine died, and not complete or flushed
+			}
+			at := from[i]
+			if h.c.losses != losses {
+				at = h.c.model.blocks[b+i].gone
+			}
+			if err := h.c.model.seen(b+i, at, tag); err != nil {
+				h.c.found("%s: %v", h.name, err)
+			}
+		}
+	})
+}
+
+func (h *head) flush() {
+	c := h.c
+	at := c.model.ackedNow(0, len(c.model.blocks))
+	losses := c.losses
+	h.submit(&coordinator.Request{Op: coordinator.Flush}, func(q *coordinator.Request) {
+		c.log("%s flushed: %v", h.name, q.Err)
+		if q.Err == nil && c.losses == losses {
+			c.model.flushed(at)
+		}
+	})
+}
+
+// propose carries a proposal to the record and its answer back.
+func (c *cluster) propose(h *head, next spec.Record) {
+	c.after(c.between(100*time.Microsecond, 20*time.Millisecond), func() {
+		if c.recordDown || c.cutRecord[h.node.i] {
+			c.after(c.lease/4, func() {
+				h.step(coordinator.Recorded{Err: errUnavailable})
+			})
+			return
+		}
+		ok := next.Version == c.record.Version+1
+		if ok {
+			c.record = next.Clone()
+			c.log("record: version %d epoch %d owner %v in sync %v", next.Version, next.Epoch, h.name, states(next))
+		}
+		now := c.record.Clone()
+		lostAnswer := !c.healed && c.chance(5)
+		c.after(c.between(100*time.Microsecond, 20*time.Millisecond), func() {
+			if lostAnswer {
+				h.step(coordinator.Recorded{Err: errUnavailable})
+				return
+			}
+			h.step(coordinator.Recorded{OK: ok, Record: now})
+		})
+	})
+}

@@ -1,0 +1,126 @@
+package sim
+
+import (
+	"encoding/binary"
+	"fmt"
+	"slices"
+
+	"github.com/holdfast-io/holdfast/internal/block"
+	"github.com/holdfast-io/holdfast/internal/host"
+)
+
+// model is what the volume's user may rely on. A block's history is what was written to
+// it, in order of submission; positions count from the volume's beginning.
+type model struct {
+	blocks []history
+	tag    uint64
+	// pending are the writes that a living head still owes an answer for: they may take
+	// effect at any moment until then, also after younger ones of another head.
+	pending map[uint64]bool
+}
+
+type history struct {
+	gone  int      // positions before the first one kept
+	tags  []uint64 // kept: the first is durable
+	acked int      // position of the last completed write
+}
+
+func newModel(blocks int) *model {
+	m := &model{blocks: make([]history, blocks), pending: make(map[uint64]bool)}
+	for i := range m.blocks {
+		m.blocks[i].tags = []uint64{0}
+	}
+	return m
+}
+
+func (h *history) end() int { return h.gone + len(h.tags) }
+
+// begin notes a write that was submitted, and returns its position in each block.
+func (m *model) begin(b, n int, tag uint64) []int {
+	at := make([]int, n)
+	for i := range n {
+		h := &m.blocks[b+i]
+		at[i] = h.end()
+		h.tags = append(h.tags, tag)
+	}
+	return at
+}
+
+// ack notes that a write is complete. When a younger one, of another head, was complete
+// before, nobody can say which of the two came last.
+func (m *model) ack(b int, at []int, tag uint64) {
+	for i, p := range at {
+		h := &m.blocks[b+i]
+		if p < h.acked {
+			h.tags = append(h.tags, tag)
+		} else {
+			h.acked = p
+		}
+	}
+}
+
+// ackedNow returns the position of the last completed write of each block.
+func (m *model) ackedNow(b, n int) []int {
+	at := make([]int, n)
+	for i := range n {
+		at[i] = m.blocks[b+i].acked
+	}
+	return at
+}
+
+// flushed notes that what was completed by then is durable.
+func (m *model) flushed(at []int) {
+	for i, p := range at {
+		h := &m.blocks[i]
+		if drop := p - h.gone; drop > 0 {
+			h.tags = h.tags[drop:]
+			h.gone += drop
+		}
+	}
+}
+
+// powerLost forgets that unflushed writes were completed: from now on any of them may be
+// what is there.
+func (m *model) powerLost() {
+	for i := range m.blocks {
+		m.blocks[i].acked = m.blocks[i].gone
+	}
+}
+
+// seen checks what a read showed of block b, when from was the position of the last
+// completed write as the read began, and makes it the truth: what was shown stays.
+func (m *model) seen(b, from int, tag uint64) error {
+	h := &m.blocks[b]
+	from = max(from, h.gone)
+	at := slices.Index(h.tags[from-h.gone:], tag)
+	if at < 0 && m.pending[tag] {
+		h.tags = append(h.tags, tag)
+		at = h.end() - 1 - from
+	}
+	if at < 0 {
+		return fmt.Errorf("block %d shows write %d; since the read began it was one of %v (all: %v)", b, tag, h.tags[from-h.gone:], h.tags)
+	}
+	h.acked = max(h.acked, from+at)
+	return nil
+}
+
+func pattern(count int, tag uint64) ([]byte, []block.Sum) {
+	data := host.Buffer(count * block.Size)
+	for i := 0; i < len(data); i += 8 {
+		binary.LittleEndian.PutUint64(data[i:], tag)
+	}
+	sums := make([]block.Sum, count)
+	block.Checksums(sums, data)
+	return data, sums
+}
+
+// tagOf returns the write that a block names.
+func tagOf(b []byte) (uint64, error) {
+	tag := binary.LittleEndian.Uint64(b)
+	for i := 8; i < len(b); i += 8 {
+		if x := binary.LittleEndian.Uint64(b[i:]); x != tag {
+			return 0, fmt.Errorf("write %d at byte %d, write %d at the start", x, i, tag)
+		}
+	}
+	return tag, nil
+}

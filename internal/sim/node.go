@@ -1,0 +1,218 @@
+package sim
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/holdfast-io/holdfast/internal/block"
+	"github.com/holdfast-io/holdfast/internal/fault"
+	"github.com/holdfast-io/holdfast/internal/host"
+	"github.com/holdfast-io/holdfast/internal/host/simdisk"
+	"github.com/holdfast-io/holdfast/internal/replica"
+	"github.com/holdfast-io/holdfast/internal/store"
+	"github.com/holdfast-io/holdfast/internal/wire"
+)
+
+// node is a machine with one disk and one replica on it.
+type node struct {
+	c    *cluster
+	i    int
+	id   block.NodeID
+	disk *simdisk.Disk
+	rate float64 // how fast its clock runs
+
+	made        bool // its replica was created
+	up          bool
+	life        int // counts processes: what an earlier one left in the air is dropped
+	boot        uint64
+	incarnation uint64
+	store       *store.Replica
+	replica     *replica.Replica
+	sessions    map[replica.Session]*conn
+}
+
+const replicaDir = "volume"
+
+func (n *node) now() time.Duration { return time.Duration(float64(n.c.now) * n.rate) }
+
+func (n *node) options() store.Options {
+	return store.Options{Boot: n.boot, TablesMax: 16, FilesMax: 8, JournalBlocks: 64}
+}
+
+// alive wraps do so that it happens only while this process lives.
+func (n *node) alive(do func()) func() {
+	life := n.life
+	return func() {
+		if n.up && n.life == life {
+			do()
+		}
+	}
+}
+
+func (n *node) schedule(delay time.Duration, fire func()) {
+	n.c.after(delay+n.c.between(20*time.Microsecond, n.c.diskMax), fire)
+}
+
+// start begins a process: it opens the replica, and serves it when that is done.
+func (n *node) start() {
+	if n.up || !n.made {
+		return
+	}
+	n.up = true
+	n.life++
+	n.c.nextInc++
+	n.incarnation = n.c.nextInc
+	n.sessions = make(map[replica.Session]*conn)
+	n.c.log("node %d starts, incarnation %d, boot %d", n.i, n.incarnation, n.boot)
+	life := n.life
+	store.Open(n.disk, replicaDir, n.options(), func(r *store.Replica, err error) {
+		if !n.up || n.life != life {
+			return
+		}
+		if err != nil {
+			n.c.found("node %d: open: %v", n.i, err)
+			return
+		}
+		n.store = r
+		m := r.Manifest()
+		n.replica = replica.New(replica.Self{Size: m.Size, Generation: m.Generation, Snapshots: m.Snapshots,
+			Promised: m.Promised, Incarnation: n.incarnation, Boot: n.boot})
+		n.replica.Quarantine(n.now() + n.c.lease)
+		n.c.log("node %d serves, promised %d", n.i, m.Promised)
+	})
+}
+
+// kill ends the process, and with power the machine's memory.
+func (n *node) kill(power bool) {
+	n.c.log("node %d dies, power %v", n.i, power)
+	n.up = false
+	if n.store != nil {
+		n.store.Abandon()
+	}
+	n.store, n.replica = nil, nil
+	if power {
+		n.disk = n.disk.Crash(simdisk.KeepSome)
+		n.boot++
+	} else {
+		n.disk = n.disk.Kill()
+	}
+	n.c.nodeDied(n)
+}
+
+// receive hands a message of a session to the replica.
+func (n *node) receive(s replica.Session, id uint64, msg wire.Message) {
+	if n.replica == nil {
+		return
+	}
+	n.perform(n.replica.Step(n.now(), replica.Received{Session: s, ID: id, Msg: msg}))
+}
+
+func (n *node) closed(s replica.Session) {
+	delete(n.sessions, s)
+	if n.replica != nil {
+		n.perform(n.replica.Step(n.now(), replica.Closed{Session: s}))
+	}
+}
+
+// perform does what the replica wants done.
+func (n *node) perform(fx replica.Effects) {
+	for _, op := range fx.Store {
+		n.storeOp(op)
+	}
+	if fx.Promise != 0 {
+		life := n.life
+		n.store.Promise(fx.Promise, func(err error) {
+			if n.up && n.life == life {
+				n.perform(n.replica.Step(n.now(), replica.PromiseStored{Err: err}))
+			}
+		})
+	}
+	for _, s := range fx.Send {
+		if c := n.sessions[s.Session]; c != nil {
+			c.reply(s.ID, s.Msg)
+		}
+	}
+}
+
+// storeOp performs a request on the store and tells the replica.
+func (n *node) storeOp(op replica.Store) {
+	life := n.life
+	done := func(answer wire.Message, err error) {
+		if !n.up || n.life != life || n.replica == nil {
+			return
+		}
+		if err != nil && fault.Is(err, fault.Corrupt) {
+			n.c.found("node %d: %v", n.i, err) // no bit rot is simulated: nothing may be corrupt
+			return
+		}
+		n.perform(n.replica.Step(n.now(), replica.Stored{Session: op.Session, ID: op.ID, Answer: answer, Err: err}))
+	}
+	ok := &wire.Done{Incarnation: n.incarnation}
+	submit := func(q *store.Request, answer func() wire.Message) {
+		q.Done = func(q *store.Request) {
+			if q.Err != nil {
+				done(nil, q.Err)
+				return
+			}
+			done(answer(), nil)
+		}
+		n.store.Submit(q)
+	}
+	plain := func() wire.Message { return ok }
+	switch m := op.Msg.(type) {
+	case *wire.Write:
+		submit(&store.Request{Verb: store.Write, Extent: m.Extent, Data: m.Data, Sums: m.Sums}, plain)
+	case *wire.Zero:
+		submit(&store.Request{Verb: store.Zero, Extent: m.Extent}, plain)
+	case *wire.Read:
+		q := &store.Request{Verb: store.Read, Extent: m.Extent, Generation: m.Generation,
+			Data: host.Buffer(int(m.Extent.Bytes())), Sums: make([]block.Sum, m.Extent.Count)}
+		submit(q, func() wire.Message { return &wire.ReadDone{Data: q.Data, Sums: q.Sums} })
+	case *wire.Verify:
+		q := &store.Request{Verb: store.Verify, Extent: m.Extent, Generation: m.Generation, Sums: make([]block.Sum, m.Extent.Count)}
+		submit(q, func() wire.Message { return &wire.Verified{Sums: q.Sums} })
+	case *wire.Flush:
+		mark := n.store.Mark()
+		submit(&store.Request{Verb: store.Flush}, func() wire.Message { return &wire.Flushed{Incarnation: n.incarnation, Mark: mark} })
+	case *wire.Clean:
+		n.store.Clean(m.Mark)
+		done(ok, nil)
+	case *wire.Regions:
+		list := n.store.Regions(m.From, int(m.Limit))
+		answer := &wire.RegionList{Last: len(list) < int(m.Limit)}
+		for _, r := range list {
+			answer.List = append(answer.List, wire.RegionState{Region: r.Region, Epoch: r.Epoch, Dirty: r.Dirty})
+			answer.Next = r.Region + 1
+		}
+		n.c.log("node %d lists regions %v", n.i, answer.List)
+		done(answer, nil)
+	default:
+		n.c.found("node %d: no store operation for %T", n.i, op.Msg)
+	}
+}
+
+// content reads the whole replica, for the comparison at the end.
+func (n *node) content(blocks int, done func([]byte, error)) {
+	data := make([]byte, 0, blocks*block.Size)
+	var next func()
+	next = func() {
+		at := len(data) / block.Size
+		if at == blocks {
+			done(data, nil)
+			return
+		}
+		count := min(128, blocks-at)
+		q := &store.Request{Verb: store.Read, Extent: block.Extent{Start: block.Index(at), Count: uint64(count)},
+			Data: host.Buffer(count * block.Size), Sums: make([]block.Sum, count)}
+		q.Done = func(q *store.Request) {
+			if q.Err != nil {
+				done(nil, fmt.Errorf("node %d: %w", n.i, q.Err))
+				return
+			}
+			data = append(data, q.Data...)
+			next()
+		}
+		n.store.Submit(q)
+	}
+	next()
+}
