@@ -7,12 +7,15 @@ MAKEFLAGS += --no-print-directory
 # Executions of each fuzz target in `make test` and in `make test-long`.
 FUZZ := 20000
 FUZZ_LONG := 2000000
+# Which seeds `make sim` runs: SEEDS of them from SEED on. One alone is printed whole.
+SEED := 1
+SEEDS := 1
 # Which benchmarks `make bench` runs: a name or the start of one; empty for all.
 BENCH :=
 # Where our Go files are; not asked of git, which an unpacked release lacks.
 GO_DIRS := $(wildcard api bench cmd internal test)
 
-.PHONY: help build run stop test test-long bench generate lint unit race fuzz shell clean
+.PHONY: help build run stop test test-long bench sim generate lint unit race fuzz shell planted clean
 
 help: ## list these commands
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
@@ -30,7 +33,7 @@ stop: ## take down what `make run` left, and its data
 
 test: ## everything that CI runs
 	@scripts/deps test
-	@$(MAKE) build lint shell fuzz race unit
+	@$(MAKE) build lint shell fuzz race unit planted
 
 test-long: ## the same with long fuzzing and the race detector everywhere
 	@scripts/deps test
@@ -40,6 +43,9 @@ test-long: ## the same with long fuzzing and the race detector everywhere
 bench: ## [BENCH=store] measure against a baseline, into bench/results.json
 	@scripts/deps bench
 	@go run ./bench -run '$(BENCH)'
+
+sim: ## [SEED=n] [SEEDS=count] run clusters in the simulator; one seed prints its run
+	SIM_SEED=$(SEED) SIM_SEEDS=$(SEEDS) SIM_TRACE=$(if $(filter 1,$(SEEDS)),1) go test -count=1 -timeout 0 -run TestReplay -v ./internal/sim
 
 generate: ## write the generated files anew
 	go generate ./...
@@ -55,6 +61,10 @@ lint: ## gofmt, go vet, staticcheck, shellcheck
 # The parts of `make test`, for running one alone.
 unit:
 	go test -count=1 -timeout 15m ./...
+
+# The simulator must find the bugs that are planted for it.
+planted:
+	go test -count=1 -timeout 15m -tags planted -run TestPlanted ./internal/sim
 
 # Only where goroutines are started can the race detector find anything.
 race:
