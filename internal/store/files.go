@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/holdfast-io/holdfast/internal/block"
+	"github.com/holdfast-io/holdfast/internal/fault"
 	"github.com/holdfast-io/holdfast/internal/host"
 )
 
@@ -15,6 +16,11 @@ import (
 type fileKey struct {
 	chunk block.Chunk
 	gen   block.Generation
+}
+
+// region returns the i-th region of the file's chunk.
+func (k fileKey) region(i int) block.Region {
+	return block.Region(int(k.chunk)*block.RegionsPerChunk + i)
 }
 
 func (k fileKey) name() string { return fmt.Sprintf("%08d.%06d", k.chunk, k.gen) }
@@ -270,6 +276,10 @@ func (r *Replica) prepared(n block.Chunk, slots int, q *Request) bool {
 	if slots == 0 {
 		return true
 	}
+	if c.next+slots > block.PerChunk { // only where failed first writes used slots up
+		r.end(q, fault.E("store.Write", fault.NoSpace, r.man.Volume, fmt.Errorf("chunk %d has no slots left in generation %d: take a snapshot", n, r.man.Generation)))
+		return false
+	}
 	short := c.next+slots > c.reserved
 	if short {
 		c.waiters.push(q)
@@ -307,14 +317,15 @@ func (t *task) prepare(n block.Chunk, c *chunk) {
 		if old := r.files.byKey[key]; old != nil {
 			panic("store: a file that did not exist is open")
 		}
+		if _, err := t.do(host.Op{Kind: host.OpTruncate, File: f.handle, Length: chunkFileSize}); err != nil {
+			_, _ = t.do(host.Op{Kind: host.OpClose, File: f.handle})
+			return err
+		}
 		r.files.byKey[key] = f
 		r.files.list = append(r.files.list, f)
 		defer func() { f.refs-- }()
 		c.created = true
 		r.flusher.created = true
-		if _, err := t.do(host.Op{Kind: host.OpTruncate, File: f.handle, Length: chunkFileSize}); err != nil {
-			return err
-		}
 		t.shrinkFiles()
 		c.add(gen)
 		c.next, c.reserved = 0, 0
@@ -342,28 +353,36 @@ func (t *task) examine(key fileKey, c *chunk) error {
 		return err
 	}
 	f.unsynced = true
-	buf := host.Buffer(tablesBytes)
-	if _, err := t.do(host.Op{Kind: host.OpRead, File: f.handle, Buf: buf}); err != nil {
-		return err
-	}
+	// First what is in memory, then the disk: a table that is saved and dropped
+	// meanwhile is found in one of them.
 	next := 0
-	tab := new(table)
 	for i := range block.RegionsPerChunk {
-		region := block.Region(int(key.chunk)*block.RegionsPerChunk + i)
-		for k := range uint32(2) {
-			off := tableOffset(region, k)
-			tab.reset(region, key.gen)
-			if _, present, err := decodeTable(tab, buf[off:off+tableSize], r.owns); present && err == nil {
-				next = max(next, tab.slotsEnd())
-			}
-		}
-		if tab := r.tables.byKey[tableKey{region, key.gen}]; tab != nil {
+		if tab := r.tables.byKey[tableKey{key.region(i), key.gen}]; tab != nil {
 			next = max(next, tab.slotsEnd())
 		}
 	}
 	for _, m := range r.journal.replay.of(key) {
 		if m.kind == mapData {
 			next = max(next, int(m.slot)+int(m.count))
+		}
+	}
+	tab := new(table)
+	buf := host.Buffer(2 * tableSize)
+	for i := range block.RegionsPerChunk {
+		region := key.region(i)
+		if int(region) >= r.regions.count {
+			break
+		}
+		op, err := t.do(host.Op{Kind: host.OpRead, File: f.handle, Offset: tableOffset(region, 0), Buf: buf})
+		if err != nil {
+			return err
+		}
+		clear(buf[op.N:])
+		for k := range 2 {
+			tab.reset(region, key.gen)
+			if _, present, err := decodeTable(tab, buf[k*tableSize:(k+1)*tableSize], r.owns); present && err == nil {
+				next = max(next, tab.slotsEnd())
+			}
 		}
 	}
 	c.next, c.reserved = next, next

@@ -135,6 +135,9 @@ func (t *task) promise(epoch block.Epoch) error {
 			return err
 		}
 	}
+	if epoch < r.man.Promised { // while this waited for its turn
+		return fault.E("store.Promise", fault.Fenced, r.man.Volume, fmt.Errorf("epoch %d was promised, %d is over", r.man.Promised, epoch))
+	}
 	r.epoch = epoch
 	for _, n := range r.regions.dirty {
 		if rg := r.regions.at(n); rg.since != 0 && rg.epoch != epoch {
@@ -153,6 +156,8 @@ func (r *Replica) Grow(size int64, done func(error)) {
 
 func (t *task) grow(size int64) error {
 	r := t.r
+	t.lock(&r.growLock)
+	defer t.unlock(&r.growLock)
 	if size < r.man.Size || !block.ValidSize(size) {
 		return fault.E("store.Grow", fault.Invalid, r.man.Volume, fmt.Errorf("can't change the size from %d to %d bytes: volumes only grow, by multiples of %d", r.man.Size, size, block.Size))
 	}
@@ -166,7 +171,7 @@ func (t *task) grow(size int64) error {
 	if _, err := t.do(host.Op{Kind: host.OpSync, File: r.regions.file}); err != nil {
 		return r.fail(err)
 	}
-	if err := t.change(func(m *Manifest) { m.Size = max(m.Size, size) }); err != nil {
+	if err := t.change(func(m *Manifest) { m.Size = size }); err != nil {
 		return err
 	}
 	r.regions.count = block.Regions(size)
@@ -184,11 +189,11 @@ type RegionInfo struct {
 }
 
 // Regions lists the regions that were ever written, in order, from region from on, at
-// most limit.
+// most limit. One whose record is damaged counts as dirty.
 func (r *Replica) Regions(from block.Region, limit int) (list []RegionInfo) {
 	r.regions.each(func(n block.Region, rg *region) bool {
-		if n >= from && rg.record != (record{}) {
-			list = append(list, RegionInfo{n, rg.epoch, rg.since != 0})
+		if n >= from && (rg.record != (record{}) || rg.damaged) {
+			list = append(list, RegionInfo{n, rg.epoch, rg.since != 0 || rg.damaged})
 		}
 		return len(list) < limit
 	})

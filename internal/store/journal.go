@@ -35,7 +35,6 @@ type journal struct {
 	waiters  reqList // requests that wait for proof, or for room
 	flusher  *task   // waits for data to arrive
 	op       host.Op
-	ops      [1]*host.Op // &op, for Submit, which would allocate it
 	buf      []byte
 
 	marking *task // waits for its marker blocks
@@ -88,7 +87,6 @@ func (j *journal) init(r *Replica, file host.File, blocks uint64, next, durable,
 	j.buf = host.Buffer(2 * block.Size)
 	j.filling = &journalBlock{number: next}
 	j.op.Done = func(*host.Op) { r.journalWritten() }
-	j.ops[0] = &j.op
 }
 
 // ringReserve is how many blocks are kept back for what must be written when the ring
@@ -163,7 +161,7 @@ func (r *Replica) writeJournal() {
 	j.next++
 	j.op.Kind, j.op.File, j.op.Offset, j.op.Buf = host.OpWrite, j.file, int64(b.number%j.blocks)*block.Size, j.buf[:block.Size]
 	j.filling = j.block(j.next)
-	r.disk.Submit(j.ops[:]...)
+	r.submit(&j.op)
 }
 
 func (j *journal) encode(buf []byte, r *Replica, b *journalBlock) {

@@ -26,6 +26,9 @@ type Manifest struct {
 	// Journal is the number of the journal block after the last one at a clean close,
 	// 0 while the replica is open.
 	Journal uint64 `json:"journal"`
+	// JournalTail is what Journal was when the replica was opened last after a clean
+	// close: earlier journal blocks do not matter.
+	JournalTail uint64 `json:"journalTail,omitempty"`
 }
 
 const formatVersion = 1

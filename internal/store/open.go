@@ -224,11 +224,7 @@ func (t *task) open() error {
 	if clean == 0 {
 		r.flusher.all = true
 		r.flusher.created = true
-		r.regions.each(func(_ block.Region, rg *region) bool {
-			rg.suspect = rg.since != 0
-			return true
-		})
-	} else if err := t.change(func(m *Manifest) { m.Journal = 0 }); err != nil {
+	} else if err := t.change(func(m *Manifest) { m.Journal, m.JournalTail = 0, clean }); err != nil {
 		return err
 	}
 	r.epoch = max(r.man.Promised, 1)
@@ -297,18 +293,19 @@ func (t *task) openRegions() error {
 	if want := int64(len(rt.blocks)) * block.Size; op.Stat.Size < want { // what is cut off would pass for never written
 		return r.corrupt("store.Open", r.man.Generation, 0, "region table", "it has %d bytes, the volume needs %d", op.Stat.Size, want)
 	}
-	const step = 1 << 20
-	buf := host.Buffer(step)
-	for off := int64(0); off < int64(len(rt.blocks))*block.Size; off += step {
-		op, err := t.do(host.Op{Kind: host.OpRead, File: rt.file, Offset: off, Buf: buf})
+	const stepMax = 1 << 20
+	size := len(rt.blocks) * block.Size
+	buf := host.Buffer(min(size, stepMax))
+	for off := 0; off < size; off += stepMax {
+		b := buf[:min(size-off, stepMax)]
+		op, err := t.do(host.Op{Kind: host.OpRead, File: rt.file, Offset: int64(off), Buf: b})
 		if err != nil {
 			return err
 		}
-		clear(buf[op.N:])
-		for k := 0; k < step; k += block.Size {
-			i := int(off+int64(k)) / block.Size
-			if i < len(rt.blocks) && !allZero(buf[k:k+block.Size]) {
-				r.decodeRecords(i, buf[k:k+block.Size])
+		clear(b[op.N:])
+		for k := 0; k < len(b); k += block.Size {
+			if !allZero(b[k : k+block.Size]) {
+				r.decodeRecords((off+k)/block.Size, b[k:k+block.Size])
 			}
 		}
 	}
@@ -329,10 +326,15 @@ func (r *Replica) decodeRecords(i int, b []byte) {
 			continue
 		}
 		rg := r.regions.at(n)
-		rg.record, rg.bad = rec, err
+		if err != nil {
+			rg.damage(r.corrupt("store", r.man.Generation, n.Start(), "region record", "%v", err))
+			continue
+		}
+		rg.record = rec
 		if rec.since != 0 {
-			r.regions.dirty = append(r.regions.dirty, n)
 			rg.lastWrite = 1 // by an earlier process: not to be cleaned before a Clean of this one's
+			rg.suspect = r.man.Journal == 0
+			r.regions.dirty = append(r.regions.dirty, n)
 		}
 	}
 }

@@ -5,33 +5,38 @@ import (
 	"github.com/holdfast-io/holdfast/internal/host"
 )
 
+// filesPerStep is how many files a read uses at once. A request for blocks of many
+// generations goes in steps, so that a few requests can't use up the open files.
+const filesPerStep = 4
+
 // read issues q's transfers once all tables and files it needs are there.
 func (r *Replica) read(q *Request) {
 	gen := r.shown(q.Generation)
-	for n := q.Extent.FirstRegion(); n <= q.Extent.LastRegion(); n++ {
+	q.step = q.rest()
+	files := filesPerStep
+	for n := q.step.FirstRegion(); n <= q.step.LastRegion(); n++ {
 		t := r.view(n, gen, q)
-		if t == nil || !r.filesReady(q, n, t) {
+		if t == nil {
+			return
+		}
+		ok := false
+		if files, ok = r.filesReady(q, n, t, files); !ok {
 			return
 		}
 	}
 	r.begin(q)
-	for n := q.Extent.FirstRegion(); n <= q.Extent.LastRegion(); n++ {
+	for n := q.step.FirstRegion(); n <= q.step.LastRegion(); n++ {
 		r.readRegion(q, n, r.view(n, gen, q))
 	}
+	q.cursor = q.step.End()
 	q.letGo()
 	r.part(q, nil)
 }
 
-// within returns the part of q that lies in region n: the first block in the region,
-// how many, and the first one's place in q.
-func (q *Request) within(n block.Region) (first, count, at int) {
-	e := q.Extent.Clip(block.Extent{Start: n.Start(), Count: block.PerRegion})
-	return e.Start.InRegion(), int(e.Count), int(e.Start - q.Extent.Start)
-}
-
-// filesReady reports whether every file that holds a block of q in region n is open;
-// if not, q is in line for one of them, or was failed.
-func (r *Replica) filesReady(q *Request, n block.Region, t *table) bool {
+// filesReady reports whether every file that holds a block of q's step in region n is
+// open; if not, q is in line for one of them, or was failed. It ends the step where
+// more files than that would be needed, and returns how many are left.
+func (r *Replica) filesReady(q *Request, n block.Region, t *table, files int) (left int, ok bool) {
 	first, count, _ := q.within(n)
 	var last block.Generation
 	for i := first; i < first+count; i++ {
@@ -39,49 +44,58 @@ func (r *Replica) filesReady(q *Request, n block.Region, t *table) bool {
 		if e.state != data || e.holder == last {
 			continue
 		}
+		if files == 0 {
+			q.step.Count = uint64(n.Start() + block.Index(i) - q.step.Start)
+			return 0, true
+		}
+		files--
 		last = e.holder
 		if r.file(fileKey{n.Chunk(), e.holder}, q) == nil {
-			return false
+			return 0, false
 		}
 	}
-	return true
+	return files, true
 }
 
-// readRegion issues the transfers of q in region n.
+// readRegion issues the transfers of q's step in region n.
 func (r *Replica) readRegion(q *Request, n block.Region, t *table) {
 	first, count, at := q.within(n)
 	for i := 0; i < count; {
 		e := t.at(first + i)
-		run := 1
-		if e.state != data {
-			for i+run < count && t.at(first+i+run).state != data {
-				run++
-			}
-			clear(q.Data[(at+i)*block.Size : (at+i+run)*block.Size])
-			for k := range run {
+		length := t.sameRun(first+i, count-i)
+		if e.state == data {
+			f := r.files.byKey[fileKey{n.Chunk(), e.holder}]
+			r.issue(q, host.OpRead, run{table: t, file: f, first: first + i, count: length, at: at + i, slot: e.slot}).send()
+		} else {
+			clear(q.Data[(at+i)*block.Size : (at+i+length)*block.Size])
+			for k := range length {
 				q.Sums[at+i+k] = block.ZeroSum
 			}
-			i += run
-			continue
 		}
-		for i+run < count {
-			next := t.at(first + i + run)
-			if next.state != data || next.holder != e.holder || int(next.slot) != int(e.slot)+run {
-				break
-			}
-			run++
-		}
-		f := r.files.byKey[fileKey{n.Chunk(), e.holder}]
-		x := r.issue(q, host.OpRead, t, f, first+i, run, at+i, e.slot)
-		x.send()
-		i += run
+		i += length
 	}
+}
+
+// sameRun returns how many blocks from first on, at most count, are read as one: all
+// without data, or all in consecutive slots of one file.
+func (t *table) sameRun(first, count int) int {
+	e, run := t.at(first), 1
+	for run < count {
+		next := t.at(first + run)
+		if next.state == data != (e.state == data) ||
+			e.state == data && (next.holder != e.holder || int(next.slot) != int(e.slot)+run) {
+			break
+		}
+		run++
+	}
+	return run
 }
 
 // verify answers with the checksums in the tables.
 func (r *Replica) verify(q *Request) {
 	gen := r.shown(q.Generation)
-	for n := q.Extent.FirstRegion(); n <= q.Extent.LastRegion(); n++ {
+	q.step = q.Extent
+	for n := q.step.FirstRegion(); n <= q.step.LastRegion(); n++ {
 		t := r.view(n, gen, q)
 		if t == nil {
 			return

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 
@@ -23,6 +24,9 @@ const (
 	perSector   = 512 / recordSize
 	perTabBlock = block.Size / recordSize
 )
+
+// damagedRecord stands where a record was damaged: no record has its checksum.
+var damagedRecord = [recordSize]byte(bytes.Repeat([]byte{0xff}, recordSize))
 
 // record is what the region table says of one region.
 type record struct {

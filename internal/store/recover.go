@@ -36,34 +36,34 @@ func (t *task) openJournal(clean uint64) error {
 
 	h := readHistory(buf, r.man.Volume)
 	r.session = h.session + 1
-	end := h.durable
-	same := clean == 0 && r.opts.Boot != 0 && h.boot == r.opts.Boot
-	if same {
-		end = h.last
+	j := &r.journal
+	j.replay = make(replayMap)
+	if clean != 0 { // tables have it all
+		j.init(r, file, uint64(blocks), clean, clean-1, clean)
+		return nil
 	}
-	if clean != 0 {
-		end = clean - 1
-	}
-	if clean == 0 && end < h.durable {
-		return r.corruptJournal("blocks up to %d are durable, but the last one is %d", h.durable, end)
-	}
-	for n := max(h.tail, 1); n <= end; n++ {
+	tail := max(h.tail, r.man.JournalTail, 1)
+	durable := max(h.durable, tail-1)
+	for n := tail; n <= durable; n++ {
 		if h.blocks[n] == nil {
 			return r.corruptJournal("block %d is damaged", n)
 		}
 	}
-	j := &r.journal
-	j.replay = make(replayMap)
-	// Blocks without records at the end, proofs and markers, are written over: else
-	// process after process that dies at once would fill the ring with them. What they
-	// say, the first block of this session says too.
-	next := end + 1
-	for next > 1 && h.blocks[next-1] != nil && len(h.blocks[next-1].records) == 0 {
-		next--
+	end := h.through(durable)
+	same := r.opts.Boot != 0 && h.blocks[end] != nil && h.blocks[end].boot == r.opts.Boot
+	switch {
+	case !same:
+		end = durable
+	case h.hasRecords(end + 1):
+		return r.corruptJournal("block %d is damaged", end+1)
 	}
-	j.init(r, file, uint64(blocks), next, h.durable, min(max(h.tail, 1), next))
+	next := h.rewind(end+1, tail)
+	j.init(r, file, uint64(blocks), next, durable, tail)
+	for j.last >= tail && len(h.blocks[j.last].records) == 0 {
+		j.last--
+	}
 	var void []mapping
-	for n := max(h.tail, 1); n <= end; n++ {
+	for n := tail; n < next; n++ {
 		for _, m := range h.blocks[n].records {
 			if same && n > h.proven && m.kind == mapData {
 				arrived, err := t.arrivedData(m)
@@ -81,7 +81,22 @@ func (t *task) openJournal(clean uint64) error {
 			}
 		}
 	}
+	r.checkReplay()
 	return t.cancelVoid(void)
+}
+
+// checkReplay reports regions that the journal knows first writes of, and whose records
+// do not.
+func (r *Replica) checkReplay() {
+	for _, key := range r.journal.replay.keys() {
+		rg := r.regions.at(key.region)
+		if rg.bad == nil && rg.since == 0 && rg.tableGen == 0 {
+			rg.damage(r.corrupt("store.Open", key.gen, key.region.Start(), "region record", "it says never written, but the journal has first writes"))
+		}
+		if rg.bad != nil {
+			delete(r.journal.replay, key)
+		}
+	}
 }
 
 func (r *Replica) corruptJournal(format string, args ...any) error {
@@ -137,6 +152,40 @@ func readHistory(ring []byte, volume block.VolumeID) history {
 		}
 	}
 	return h
+}
+
+// through returns the last block of those that follow block number without a gap.
+func (h *history) through(number uint64) uint64 {
+	for h.blocks[number+1] != nil {
+		number++
+	}
+	return number
+}
+
+// hasRecords reports whether a block from number on has records. Behind a gap there
+// should be none: a process writes one block after the other, and writes at first over
+// blocks that have none (see rewind), so that its death can tear no other.
+func (h *history) hasRecords(number uint64) bool {
+	for n, b := range h.blocks {
+		if n >= number && len(b.records) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// rewind returns the number of the block to go on with, at most next. Blocks without
+// records at the end, proofs and markers, are written over if they only repeat what the
+// one before says: else process after process that dies at once would fill the ring.
+func (h *history) rewind(next, tail uint64) uint64 {
+	for next > tail+1 {
+		b, before := h.blocks[next-1], h.blocks[next-2]
+		if len(b.records) > 0 || before.proven < b.proven || before.durable < b.durable || before.tail < b.tail {
+			break
+		}
+		next--
+	}
+	return next
 }
 
 // arrivedData reports whether the data of a first write is in its slots.

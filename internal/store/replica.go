@@ -57,13 +57,14 @@ type Replica struct {
 	dir  string
 	opts Options
 
-	man     Manifest // as it is on disk
-	manLock taskLock
-	session uint32
-	lock    host.File
-	locked  bool
-	broken  error // set when the replica lost something: every request fails with it
-	closed  bool
+	man      Manifest // as it is on disk
+	manLock  taskLock
+	growLock taskLock
+	session  uint32
+	lock     host.File
+	locked   bool
+	broken   error // set when the replica lost something: every request fails with it
+	closed   bool
 	// abandoned means that no task goes on: one that is stopped must not start another
 	// by what it does on its way out.
 	abandoned bool

@@ -86,7 +86,9 @@ func (t *task) saveLoop() {
 			r.rerun(&s.waiters)
 		}
 		if r.journal.room() <= 0 && r.broken == nil && t.flush() == nil {
+			t.lock(&s.lock) // what is being saved holds the tail, and does not say so
 			r.advanceTail() // nothing to save holds it: only the marker was missing
+			t.unlock(&s.lock)
 		}
 		r.rerun(&s.waiters)
 	}

@@ -68,6 +68,7 @@ type table struct {
 	// What follows is about the table in memory.
 
 	dirty    bool   // differs from the newest copy on disk
+	torn     bool   // the other copy is a torn write
 	covered  uint64 // the newest copy on disk includes journal blocks up to this one
 	first    uint64 // first journal block with a mapping that no copy on disk has; 0 none
 	last     uint64 // last such block

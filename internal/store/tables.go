@@ -118,7 +118,7 @@ func (r *Replica) findView(n block.Region, gen block.Generation, q *Request) *ta
 		rg = r.regions.at(n)
 	}
 	if rg.bad != nil {
-		r.end(q, r.corrupt("store", gen, n.Start(), "region record", "%v", rg.bad))
+		r.end(q, rg.bad)
 		return nil
 	}
 	if rg.table != nil && (gen == r.man.Generation || rg.table.gen <= gen) {
@@ -321,7 +321,13 @@ func (t *task) loadTable(key tableKey) (*table, error) {
 			}
 		}
 	}
+	rg := r.regions.at(key.region)
 	replayed := replayInto(tab, records)
+	if replayed && rg.since == 0 {
+		err := r.corrupt("store", key.gen, key.region.Start(), "region record", "it says clean, but the journal has more than the tables")
+		rg.damage(err)
+		return nil, err
+	}
 	if err := t.resolve(tab); err != nil {
 		return nil, err
 	}
@@ -329,7 +335,7 @@ func (t *task) loadTable(key tableKey) (*table, error) {
 		return other, nil // made by a first write meanwhile
 	}
 	r.addTable(tab)
-	if replayed {
+	if replayed || tab.torn {
 		r.touch(tab)
 	}
 	delete(r.journal.replay, key)
@@ -366,7 +372,8 @@ func (t *task) readTable(key tableKey) (*table, error) {
 // chooseCopy decides which of a table's two copies is the newest good one. A bad copy
 // is a torn write, and the other one counts, only if the region was dirty in that
 // generation when the process or the machine died; otherwise it is damage, unless the
-// region's record names the sequence of the good one.
+// region's record names the sequence of the good one. A torn copy is written again
+// before the next clean close, so that after one no copy is bad but by damage.
 func (r *Replica) chooseCopy(key tableKey, buf []byte) (*table, error) {
 	rg := r.regions.at(key.region)
 	var best *table
@@ -389,8 +396,8 @@ func (r *Replica) chooseCopy(key tableKey, buf []byte) (*table, error) {
 		}
 	}
 	named := rg.tableGen == key.gen && rg.tableSeq != 0
-	torn := rg.since != 0 && key.gen >= rg.since
-	exact := named && rg.since == 0 && best != nil && best.seq == rg.tableSeq
+	torn := rg.suspect && key.gen >= rg.since
+	exact := named && !rg.suspect && best != nil && best.seq == rg.tableSeq
 	var why error
 	switch {
 	case exact:
@@ -402,11 +409,14 @@ func (r *Replica) chooseCopy(key tableKey, buf []byte) (*table, error) {
 		why = errors.New("no copy is there")
 	case named && best.seq < rg.tableSeq:
 		why = fmt.Errorf("newest copy has sequence %d, the region's record demands %d", best.seq, rg.tableSeq)
-	case named && rg.since == 0 && best.seq != rg.tableSeq:
+	case named && !rg.suspect && best.seq != rg.tableSeq:
 		why = fmt.Errorf("newest copy has sequence %d, the region's record says %d", best.seq, rg.tableSeq)
 	}
 	if why != nil {
 		return nil, r.corrupt("store", key.gen, key.region.Start(), "block table", "%v", why)
+	}
+	if best != nil {
+		best.torn = bad != nil && torn
 	}
 	return best, nil
 }

@@ -64,8 +64,12 @@ func (t *task) park() {
 	}
 }
 
-// wake lets a parked task go on, or its next park return at once.
+// wake lets a parked task go on, or its next park return at once. Tasks of a replica
+// that was abandoned go nowhere.
 func (t *task) wake() {
+	if t.r.abandoned {
+		return
+	}
 	if !t.parked {
 		t.woken = true
 		return
@@ -80,7 +84,7 @@ func (t *task) do(op host.Op) (*host.Op, error) {
 		done = true
 		t.wake()
 	}
-	t.r.disk.Submit(&op)
+	t.r.submit(&op)
 	for !done {
 		t.park()
 	}
@@ -96,7 +100,7 @@ func (t *task) doAll(ops []host.Op) error {
 				t.wake()
 			}
 		}
-		t.r.disk.Submit(&ops[i])
+		t.r.submit(&ops[i])
 	}
 	for left > 0 {
 		t.park()

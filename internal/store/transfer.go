@@ -1,23 +1,30 @@
 package store
 
 import (
+	"fmt"
+
 	"github.com/holdfast-io/holdfast/internal/block"
 	"github.com/holdfast-io/holdfast/internal/fault"
 	"github.com/holdfast-io/holdfast/internal/host"
 )
 
-// transfer is one disk operation of a request: a run of blocks of one region that are
-// neighbours in the volume and in a chunk file.
+// run is a part of a request that one disk operation can serve: blocks of one region
+// that are neighbours in the volume and in a chunk file.
+type run struct {
+	table *table
+	file  *file
+	first int // block in region
+	count int
+	at    int // place of the first one in the request
+	slot  uint16
+}
+
+// transfer is one disk operation of a request.
 type transfer struct {
+	run
 	op     host.Op
-	ops    [1]*host.Op // &op, for send
 	r      *Replica
 	q      *Request
-	table  *table
-	file   *file
-	first  int // block in region
-	count  int
-	slot   uint16
 	fresh  bool          // a first write: its mapping is journalled
 	zero   bool          // a zeroing: journalled, and its slots are punched
 	record *journalBlock // where it is
@@ -27,43 +34,49 @@ type transfer struct {
 	next   *transfer
 }
 
-func (r *Replica) transfer() *transfer {
+// newTransfer returns a transfer of u for q, and counts it.
+func (r *Replica) newTransfer(q *Request, u run) *transfer {
 	x := r.free
 	if x == nil {
 		x = &transfer{r: r}
 		x.op.Done = func(*host.Op) { x.done() }
-		x.ops[0] = &x.op
-		return x
+	} else {
+		r.free = x.next
+		x.next = nil
 	}
-	r.free = x.next
-	x.next = nil
-	return x
-}
-
-func (x *transfer) release() {
-	r := x.r
-	x.q, x.table, x.file, x.record, x.sums, x.err, x.op.Buf = nil, nil, nil, nil, nil, nil, nil
-	x.next = r.free
-	r.free = x
-}
-
-// issue sends a transfer of the blocks [at, at+count) of q, which lie in t from first
-// on, in f from slot on.
-func (r *Replica) issue(q *Request, kind host.Kind, t *table, f *file, first, count, at int, slot uint16) *transfer {
-	x := r.transfer()
-	x.q, x.table, x.file, x.first, x.count, x.slot, x.fresh, x.zero = q, t, f, first, count, slot, false, false
-	x.sums = q.Sums[at : at+count]
-	x.parts = 1
-	x.op.Kind, x.op.File, x.op.Offset = kind, f.handle, slotOffset(slot)
-	x.op.Buf = q.Data[at*block.Size : (at+count)*block.Size]
-	t.pins++
-	f.refs++
+	x.run, x.q, x.fresh, x.zero, x.parts = u, q, false, false, 1
+	u.table.pins++
 	q.left++
 	return x
 }
 
-// send hands the operation to the disk. Submit(&x.op) would allocate.
-func (x *transfer) send() { x.r.disk.Submit(x.ops[:]...) }
+// release ends what newTransfer began.
+func (x *transfer) release() {
+	r := x.r
+	x.table.pins--
+	x.run = run{}
+	x.q, x.record, x.sums, x.err, x.op.Buf = nil, nil, nil, nil, nil
+	x.next = r.free
+	r.free = x
+}
+
+// issue prepares the transfer of u between q's buffer and the file; send starts it.
+func (r *Replica) issue(q *Request, kind host.Kind, u run) *transfer {
+	x := r.newTransfer(q, u)
+	x.sums = q.Sums[u.at : u.at+u.count]
+	x.op.Kind, x.op.File, x.op.Offset = kind, u.file.handle, slotOffset(u.slot)
+	x.op.Buf = q.Data[u.at*block.Size : (u.at+u.count)*block.Size]
+	u.file.refs++
+	return x
+}
+
+func (x *transfer) send() { x.r.submit(&x.op) }
+
+// submit hands one op to the disk without making a slice for it.
+func (r *Replica) submit(op *host.Op) {
+	r.one[0] = op
+	r.disk.Submit(r.one[:]...)
+}
 
 func (x *transfer) done() {
 	r := x.r
@@ -106,6 +119,9 @@ func (x *transfer) cancel() bool {
 	}
 	r.log(x.mapping(mapCancel), x.table)
 	r.writeJournal()
+	if c := r.chunk(x.table.region.Chunk()); c.ready == x.table.gen && c.next == int(x.slot)+x.count && !x.table.keepsSlot(x.first) {
+		c.next = int(x.slot) // nobody has got a slot since
+	}
 	return true
 }
 
@@ -132,21 +148,9 @@ func (x *transfer) part() {
 	}
 	r, t, q, err := x.r, x.table, x.q, x.err
 	if err == nil {
-		for i := range x.count {
-			if x.zero {
-				t.zero(x.first+i, t.gen)
-			}
-		}
-		for i, sum := range x.sums {
-			if x.fresh {
-				t.set(x.first+i, entry{state: data, slot: x.slot + uint16(i), holder: t.gen, sum: sum})
-			} else {
-				t.sums[x.first+i] = sum
-			}
-		}
+		x.enter()
 		r.touch(t)
 	}
-	t.pins--
 	if x.fresh || x.zero {
 		t.mapping--
 		if t.hold && t.mapping == 0 {
@@ -157,28 +161,55 @@ func (x *transfer) part() {
 	r.part(q, err)
 }
 
+// enter tells the table what was written.
+func (x *transfer) enter() {
+	t := x.table
+	switch {
+	case x.zero:
+		for i := range x.count {
+			t.zero(x.first+i, t.gen)
+		}
+	case x.fresh:
+		for i, sum := range x.sums {
+			t.set(x.first+i, entry{state: data, slot: x.slot + uint16(i), holder: t.gen, sum: sum})
+		}
+	default:
+		copy(t.sums[x.first:], x.sums)
+	}
+}
+
 // read compares what was read with its checksums.
 func (x *transfer) read() {
-	r, t, q := x.r, x.table, x.q
+	r, q := x.r, x.q
 	var err error
-	switch {
-	case x.op.Err != nil:
+	if x.op.Err != nil {
 		err = fault.E("store.Read", fault.KindOf(x.op.Err), r.man.Volume, x.op.Err)
-	default:
-		clear(x.op.Buf[x.op.N:]) // beyond the end of the file are zeros
-		for i := range x.sums {
-			sum := block.Checksum(x.op.Buf[i*block.Size : (i+1)*block.Size])
-			if want := t.sums[x.first+i]; sum != want && !r.adopt(t, x.first+i, sum) {
-				err = r.corrupt("store.Read", r.shown(q.Generation), t.region.Start()+block.Index(x.first+i), "data",
-					"checksum %08x, want %08x", uint32(sum), uint32(want))
-				break
-			}
-			x.sums[i] = sum
-		}
+	} else {
+		err = x.verify()
 	}
-	t.pins--
 	x.release()
 	r.part(q, err)
+}
+
+func (x *transfer) verify() error {
+	r, t, gen := x.r, x.table, x.q.Generation
+	clear(x.op.Buf[x.op.N:]) // beyond the end of the file are zeros
+	for i := range x.sums {
+		sum := block.Checksum(x.op.Buf[i*block.Size : (i+1)*block.Size])
+		if want := t.sums[x.first+i]; sum != want && !r.adopt(t, x.first+i, sum) {
+			if gen != 0 && !r.man.live(gen) {
+				return r.deleted(gen) // while it was read, and its space is being freed
+			}
+			return r.corrupt("store.Read", r.shown(gen), t.region.Start()+block.Index(x.first+i), "data",
+				"checksum %08x, want %08x", uint32(sum), uint32(want))
+		}
+		x.sums[i] = sum
+	}
+	return nil
+}
+
+func (r *Replica) deleted(gen block.Generation) error {
+	return fault.E("store.Read", fault.NotFound, r.man.Volume, fmt.Errorf("generation %d was deleted", gen))
 }
 
 func (r *Replica) shown(gen block.Generation) block.Generation {

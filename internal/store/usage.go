@@ -193,7 +193,7 @@ func (t *task) scrub(s *ScrubReport, pace func(int, func(bool))) error {
 			continue
 		}
 		if rg != nil && rg.bad != nil {
-			if err := s.note(r.corrupt("store.Scrub", r.man.Generation, n.Start(), "region record", "%v", rg.bad)); err != nil {
+			if err := s.note(rg.bad); err != nil {
 				return err
 			}
 			continue

@@ -11,13 +11,14 @@ import (
 func (r *Replica) zero(q *Request) {
 	for q.cursor < q.Extent.End() {
 		n := q.cursor.Region()
+		q.step = q.rest().Clip(block.Extent{Start: n.Start(), Count: block.PerRegion})
 		t := r.view(n, r.man.Generation, q)
 		if t == nil {
 			return
 		}
 		first, count := zeroRange(q, n, t)
 		if count == 0 {
-			q.cursor = (n + 1).Start()
+			q.cursor = q.step.End()
 			continue
 		}
 		if !r.intendAll(q, n, n) {
@@ -42,8 +43,7 @@ func (r *Replica) zero(q *Request) {
 		if !r.roomFor(1, q) {
 			return
 		}
-		r.beginWrite(q, n, n)
-		q.cursor = (n + 1).Start()
+		r.beginWrite(q)
 		r.zeroRegion(q, t, first, count)
 		r.writeJournal()
 		q.letGo()
@@ -73,13 +73,9 @@ func zeroRange(q *Request, n block.Region, t *table) (first, count int) {
 // the live generation's file. What older generations hold is theirs.
 func (r *Replica) zeroRegion(q *Request, t *table, first, count int) {
 	f := r.files.byKey[fileKey{t.region.Chunk(), t.gen}]
-	x := r.transfer()
-	x.q, x.table, x.file, x.first, x.count, x.slot, x.fresh, x.zero = q, t, f, first, count, 0, false, true
-	x.parts = 1
-	x.op.Kind = host.OpPunch
-	t.pins++
+	x := r.newTransfer(q, run{table: t, file: f, first: first, count: count})
+	x.zero = true
 	t.mapping++
-	q.left++
 	x.record = r.log(x.mapping(mapZero), t)
 	x.record.waiting = append(x.record.waiting, x)
 	for i := first; i < first+count; {
@@ -94,16 +90,17 @@ func (r *Replica) zeroRegion(q *Request, t *table, first, count int) {
 	}
 }
 
-// punch gives the space of slots back, as one more part of x.
+// punch gives the space of slots back, as one more part of x. Where that is not
+// possible, or takes space that is not there, they keep it.
 func (r *Replica) punch(x *transfer, f *file, slot uint16, slots int) {
 	f.refs++
 	f.unsynced = true
 	x.parts++
-	r.disk.Submit(&host.Op{Kind: host.OpPunch, File: f.handle, Offset: slotOffset(slot), Length: int64(slots) * block.Size,
+	r.submit(&host.Op{Kind: host.OpPunch, File: f.handle, Offset: slotOffset(slot), Length: int64(slots) * block.Size,
 		Done: func(op *host.Op) {
 			f.refs--
 			f.unsynced = true
-			if op.Err != nil && !isUnsupported(op.Err) {
+			if op.Err != nil && !fault.Is(op.Err, fault.Unsupported) && !fault.Is(op.Err, fault.NoSpace) {
 				x.err = r.fail(fault.Wrap("store.Zero", op.Err))
 			}
 			x.part()
