@@ -103,8 +103,8 @@ func (c *Conn) Err() error {
 
 // Finish takes nothing more to be sent, has what was queued sent, and then tells the
 // other end that this was all. Transmit returns when that is done, Receive when the other
-// end has gone too; neither waits for it longer than Options.LingerMax. Finish itself
-// does not wait.
+// end has gone too; neither waits for the other end longer than Options.LingerMax. Finish
+// itself does not wait.
 func (c *Conn) Finish() {
 	c.mu.Lock()
 	if c.cause == nil {

@@ -112,6 +112,7 @@ func TestCertificatesThatAreNotForANodeAreRefused(t *testing.T) {
 			a, b = b, a
 			a.Self, b.Self = b.Self, a.Self
 			a.Self.Node, b.Self.Node = node(2), node(1)
+			a.LingerMax = time.Millisecond // where only we know, nobody listens
 			dialed, got = shake(t, "tcp", a, b, node(1))
 			if what == "another node" {
 				got = dialed // who accepted said so in the last step, and learns the outcome later
@@ -124,6 +125,7 @@ func TestCertificatesThatAreNotForANodeAreRefused(t *testing.T) {
 func TestAnotherNodeAnswers(t *testing.T) {
 	for _, tr := range transports {
 		a, b := options(t, 1, tr.secure), options(t, 2, tr.secure)
+		a.LingerMax = time.Millisecond // the other end does not listen before we have gone
 		dialed, got := shake(t, tr.network, a, b, node(3))
 		if dialed.conn != nil || !fault.Is(dialed.err, fault.Denied) || !strings.Contains(dialed.err.Error(), node(2).String()) {
 			t.Errorf("%v: dialing node 3, node 2 answers: %v", tr, dialed.err)

@@ -196,6 +196,13 @@ func (o *outbox) abort(why error) {
 	}
 }
 
+// lost reports whether something that was taken may not have been sent.
+func (o *outbox) lost() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.aborted
+}
+
 // begin says that Transmit runs, or that it must not, because it did.
 func (o *outbox) begin() bool {
 	o.mu.Lock()

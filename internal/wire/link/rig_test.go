@@ -54,8 +54,8 @@ func options(t testing.TB, n byte, secure bool) link.Options {
 		Self:  wire.Hello{Cluster: cluster(1), Node: node(n), Incarnation: uint64(n), Name: "node-" + string('0'+n)},
 		Pool:  link.NewPool(link.PoolLimits{}),
 		Clear: !secure,
-		// Whoever is refused here does not always listen.
-		LingerMax: 100 * time.Millisecond,
+		// The machine may be busy; where nobody listens to the last words, tests say less.
+		LingerMax: time.Minute,
 	}
 	if secure {
 		var err error

@@ -172,7 +172,7 @@ func (c *Conn) Transmit() error {
 		}
 		c.transmitter.reset()
 	}
-	if c.over.Load() {
+	if c.out.lost() {
 		return c.Err()
 	}
 	c.endWriting()
