@@ -45,7 +45,8 @@ type Backend interface {
 type Frontend interface {
 	// Start makes the device, or takes over one that a predecessor left, and returns
 	// when it can be used. In the second case it waits for Options.Fence first; when
-	// that fails, or ctx ends, the device stays as it was, for the next who tries.
+	// that fails, or ctx ends, the device stays as it was, for the next who tries: not
+	// with this front end, which has ended.
 	Start(ctx context.Context) error
 	// Device tells where the device is, once Start has returned.
 	Device() Device

@@ -145,6 +145,11 @@ func noDiscard(t *testing.T, s Suite) {
 	if seen := r.memory.Seen(); seen.Unmaps != 0 {
 		t.Errorf("the backend has seen %+v", seen)
 	}
+	c.Close()
+	r.stop()
+	// What was set for one device must not stay with what the next is made of.
+	r.start(r.options(nil))
+	r.must(r.client().Discard(0, 1<<20))
 }
 
 func readOnly(t *testing.T, s Suite) {

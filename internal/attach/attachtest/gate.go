@@ -78,9 +78,11 @@ func (g *Gate) Passed() int {
 	return g.passed
 }
 
-// Open passes on what was held back, the last first, and all that comes.
+// Open passes on what was held back, the last first, and all that comes from now on.
 func (g *Gate) Open() {
-	g.Loop.Post(func() {
+	opened := make(chan struct{})
+	ok := g.Loop.Post(func() {
+		defer close(opened)
 		g.mu.Lock()
 		held := g.held
 		g.held, g.closed = nil, false
@@ -89,6 +91,9 @@ func (g *Gate) Open() {
 			g.Submit(held[i])
 		}
 	})
+	if ok {
+		<-opened
+	}
 }
 
 // Fail makes requests of the operation fail from now on; nil ends that.

@@ -3,6 +3,7 @@ package attachtest
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"log/slog"
 	"math/rand/v2"
 	"os"
@@ -96,10 +97,16 @@ func (r *rig) options(change func(o *attach.Options)) attach.Options {
 // commonOptions are the same in the test and in its child process.
 func commonOptions(dir, name string) attach.Options {
 	return attach.Options{
-		Volume: block.VolumeID{0xa7}, Node: block.NodeID{0x0d, 0xe5}, Name: name,
+		Volume: block.VolumeID{0xa7}, Node: NodeOf(dir), Name: name,
 		Size: volumeSize, BlockSize: block.Size, Depth: 128, LargeDepth: 16, Wait: patience,
 		LinkDir: linkDir(dir), Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
 	}
+}
+
+// NodeOf returns the node that devices in dir are of: no two tests share one.
+func NodeOf(dir string) block.NodeID {
+	sum := sha256.Sum256([]byte(dir))
+	return block.NodeID(sum[:16])
 }
 
 // start starts a front end, which is aborted when the test ends unless it has ended.
@@ -117,6 +124,7 @@ func (r *rig) tryStart(o attach.Options) error {
 		r.t.Fatalf("make a front end: %v", err)
 	}
 	if err := f.Start(r.patient()); err != nil {
+		<-f.Ended()
 		free()
 		return err
 	}

@@ -1,0 +1,188 @@
+package errand
+
+import (
+	"net"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/holdfast-io/holdfast/internal/attach"
+	"github.com/holdfast-io/holdfast/internal/attach/fusectl"
+	"github.com/holdfast-io/holdfast/internal/attach/loopdev"
+	"github.com/holdfast-io/holdfast/internal/attach/packet"
+	"github.com/holdfast-io/holdfast/internal/fault"
+)
+
+// socketFD is where an errand's process finds its socket.
+const socketFD = 3
+
+// Main is the process of an errand, which a [Command] started. It returns its exit
+// status.
+func Main() int {
+	signal.Ignore(syscall.SIGINT, syscall.SIGHUP)
+	f := os.NewFile(socketFD, "errand")
+	c, err := net.FileConn(f)
+	f.Close()
+	socket, ok := c.(*net.UnixConn)
+	if err != nil || !ok {
+		return fault.Invalid.ExitCode()
+	}
+	e := &errand{socket: socket}
+	for {
+		var o order
+		files, err := packet.Receive(socket, &o)
+		if err != nil {
+			return 0 // done, or not wanted any more
+		}
+		r, back := e.do(o, files)
+		if err := packet.Send(socket, r, back); err != nil {
+			return 0
+		}
+		packet.CloseAll(back)
+	}
+}
+
+// errand is what a process remembers from one order to the next.
+type errand struct {
+	socket *net.UnixConn
+	loop   *loopdev.Device // that Detach lets go of
+}
+
+// do carries an order out, and returns the files to send back, which are then closed.
+func (e *errand) do(o order, files []int) (report, []int) {
+	want := map[string]int{verbAttach: 1, verbResize: 2, verbFlush: 1, verbDetach: 0, verbHold: 0}
+	n, known := want[o.Verb]
+	if !known || len(files) != n {
+		packet.CloseAll(files)
+		return failed(fault.Errorf("errand", fault.Invalid, "%q with %d files is no errand", o.Verb, len(files))), nil
+	}
+	switch o.Verb {
+	case verbAttach:
+		defer packet.CloseAll(files)
+		return doAttach(files[0], o.Attach)
+	case verbResize:
+		defer packet.CloseAll(files)
+		return failed(doResize(files[0], files[1], o.Size)), nil
+	case verbFlush:
+		return failed(e.flush(files[0])), nil
+	case verbDetach:
+		return e.detach()
+	default:
+		return hold(o.Number, o.Backing)
+	}
+}
+
+func failed(err error) report { return report{Failure: packet.Fail(err)} }
+
+func doAttach(root int, a Attach) (report, []int) {
+	c, err := fusectl.Of(root)
+	if err != nil {
+		return failed(err), nil
+	}
+	name := attach.NewFileName(a.Node, c, a.Name).String()
+	mode := unix.O_RDWR
+	if a.ReadOnly {
+		mode = unix.O_RDONLY
+	}
+	backing, err := unix.Openat(root, name, mode|unix.O_DIRECT|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return failed(&os.PathError{Op: "open", Path: name, Err: err}), nil
+	}
+	defer unix.Close(backing)
+	file, err := unix.Openat(root, name, unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return failed(&os.PathError{Op: "open", Path: name, Err: err}), nil
+	}
+	loop, err := loopdev.Attach(loopdev.Config{Backing: backing, Name: name, BlockSize: a.BlockSize, ReadOnly: a.ReadOnly})
+	if err != nil {
+		_ = unix.Close(file) // opened as a path
+		return failed(err), nil
+	}
+	if a.NoDiscard && !a.ReadOnly {
+		loop.LearnDiscards()
+	}
+	return report{Connection: c}, []int{file, loop.FD()}
+}
+
+func doResize(file, loopFD int, size int64) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(file, &st); err != nil {
+		return fault.Errorf("errand.resize", fault.KindOf(err), "have the kernel learn the size: %w", err)
+	}
+	if st.Size != size {
+		return fault.Errorf("errand.resize", fault.Internal, "the kernel believes in %d bytes instead of %d", st.Size, size)
+	}
+	loop, err := loopdev.Held(loopFD)
+	if err != nil {
+		return err
+	}
+	if err := loop.UpdateSize(); err != nil {
+		return err
+	}
+	if got, err := loop.Size(); err != nil || got != size {
+		return fault.Errorf("errand.resize", fault.Internal, "%s has %d bytes (%v) after it was made %d", loop.Path(), got, err, size)
+	}
+	return nil
+}
+
+// flush is the first half of Detach.
+func (e *errand) flush(fd int) error {
+	loop, err := loopdev.Held(fd)
+	if err != nil {
+		packet.CloseAll([]int{fd})
+		return err
+	}
+	e.loop = loop
+	claimed, err := loop.Claimed()
+	if err != nil {
+		return err
+	}
+	if claimed {
+		return fault.WithCure(fault.Errorf("errand.flush", fault.Busy, "%s is mounted", loop.Path()), "unmount it")
+	}
+	return loopdev.Sync(loop.Path())
+}
+
+// detachWait is how long a loop device may take to go away. Most kernels have done it
+// when the last descriptor is closed.
+const detachWait = 100 * time.Millisecond
+
+// detach is the second half: it closes the last descriptor that is ours.
+func (e *errand) detach() (report, []int) {
+	if e.loop == nil {
+		return failed(fault.Errorf("errand.detach", fault.Invalid, "nothing was flushed")), nil
+	}
+	n := e.loop.Number
+	name, _ := loopdev.Backing(n)
+	e.loop.Close()
+	for end := time.Now().Add(detachWait); ; time.Sleep(time.Millisecond) {
+		if now, bound := loopdev.Backing(n); !bound || now != name {
+			return report{}, nil
+		}
+		if time.Now().After(end) {
+			break
+		}
+	}
+	r, held := hold(n, name)
+	if len(held) > 0 {
+		r = failed(fault.WithCure(fault.Errorf("errand.detach", fault.Busy, "%s is open", e.loop.Path()), "end "+e.loop.Users()))
+	}
+	return r, held
+}
+
+// hold opens device n if it is over the file of that name.
+func hold(n int, name string) (report, []int) {
+	held, err := loopdev.Hold(n)
+	if err != nil {
+		return failed(err), nil
+	}
+	if now, bound := loopdev.Backing(n); !bound || strings.TrimPrefix(now, "/") != strings.TrimPrefix(name, "/") {
+		held.Close()
+		return report{}, nil
+	}
+	return report{}, []int{held.FD()}
+}

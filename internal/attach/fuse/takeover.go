@@ -1,0 +1,161 @@
+package fuse
+
+import (
+	"context"
+	"errors"
+
+	"github.com/holdfast-io/holdfast/internal/attach/keeper"
+	"github.com/holdfast-io/holdfast/internal/attach/loopdev"
+	"github.com/holdfast-io/holdfast/internal/attach/packet"
+	"github.com/holdfast-io/holdfast/internal/fault"
+	"github.com/holdfast-io/holdfast/internal/obs"
+)
+
+// takeOver goes on with a device that a predecessor left. Until the fence is through
+// nothing is changed about it, so whoever fails leaves it to the next.
+func (f *Frontend) takeOver(ctx context.Context, e keeper.Entry, m meta, files []int) error {
+	f.adopt(m, files)
+	err := f.fits(m)
+	if err == nil {
+		err = f.prepare(e, &m)
+	}
+	if err == nil {
+		err = f.fence(ctx)
+	}
+	if err == nil {
+		// Before anything is read: should this process die, its successor must not find
+		// the device as clean as its predecessor left it.
+		err = f.put(ctx, m)
+	}
+	if err != nil {
+		f.letGo()
+		f.finish(err)
+		return err
+	}
+	go f.awaitEnd()
+	resumed, err := f.serve(ctx, e.Clean)
+	if err != nil {
+		go f.leave(err, resumed)
+	}
+	return err
+}
+
+// serve begins to serve, and does what a predecessor may have left half done, or what
+// was ordered while nobody served.
+func (f *Frontend) serve(ctx context.Context, clean bool) (resumed bool, err error) {
+	if !clean {
+		var repeatErr error
+		err = f.on(func() { repeatErr = f.server.repeat(f.fromSlots || !f.meta.Resend) })
+		if err = errors.Join(err, repeatErr); err != nil {
+			return false, err
+		}
+	}
+	if err := f.on(f.server.resume); err != nil {
+		return false, err
+	}
+	size, err := f.loop.Size()
+	if err == nil && size != f.o.Size {
+		err = f.resize(ctx, f.o.Size)
+	}
+	if err == nil {
+		err = f.show()
+	}
+	return true, err
+}
+
+// leave leaves the device, which could not be served because of err, to the next who
+// tries.
+func (f *Frontend) leave(err error, resumed bool) {
+	if f.drain(context.Background()) != nil {
+		return // it was aborted: awaitEnd cleans up
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), cleanUpWait)
+	defer cancel()
+	if releaseErr := f.keeper.Release(ctx, f.o.Name, resumed); releaseErr != nil {
+		f.o.Log.Warn("the keeper believes that the device is served", obs.Err(releaseErr))
+	}
+	f.letGo()
+	f.finish(err)
+}
+
+// adopt makes the files, in the keeper's order, those of f.
+func (f *Frontend) adopt(m meta, files []int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.meta, f.fuse, f.memory, f.node = m, files[fileFuse], files[fileMemory], files[fileNodeFD]
+	f.loop, _ = loopdev.Held(files[fileLoop]) // fits finds out
+	if f.loop == nil {
+		packet.CloseAll(files[fileLoop:])
+	}
+}
+
+// fits returns why the device can't be what the options say.
+func (f *Frontend) fits(m meta) error {
+	differs := func(what string) error {
+		return fault.WithCure(fault.Errorf("fuse.fits", fault.Precondition, "the device of %q is attached with another %s", f.o.Name, what),
+			"detach it first")
+	}
+	switch {
+	case m.Volume != f.o.Volume:
+		return fault.WithCure(fault.Errorf("fuse.fits", fault.Exists, "%q is the name of volume %s, which is attached", f.o.Name, m.Volume),
+			"detach that first, or use another name")
+	case f.loop == nil:
+		return fault.Errorf("fuse.fits", fault.Corrupt, "what the keeper has under %q is no loop device", f.o.Name)
+	case m.BlockSize != f.o.BlockSize:
+		return differs("block size")
+	case m.ReadOnly != f.o.ReadOnly:
+		return differs("mode (read-only or not)")
+	case m.NoDiscard != f.o.NoDiscard:
+		return differs("setting of discard")
+	}
+	size, err := f.loop.Size()
+	if err == nil && size > f.o.Size {
+		err = fault.Errorf("fuse.fits", fault.Precondition, "the device has %d bytes, more than its volume's %d", size, f.o.Size)
+	}
+	return err
+}
+
+// prepare makes the server, which does not read yet. Where nothing is to be got from
+// the predecessor's slots their number may change.
+func (f *Frontend) prepare(e keeper.Entry, m *meta) error {
+	g := geometry{Depth: f.o.Depth, Large: f.o.LargeDepth}
+	if g != m.Slots {
+		if !e.Clean && (f.fromSlots || !m.Resend) {
+			return fault.WithCure(fault.Errorf("fuse.prepare", fault.Precondition,
+				"requests of a dead process are in %d slots (%d large), this one wants %d (%d)", m.Slots.Depth, m.Slots.Large, g.Depth, g.Large),
+				"start with the same depths, then change them by a planned restart")
+		}
+		fd, err := newMemory(g)
+		if err != nil {
+			return err
+		}
+		packet.CloseAll([]int{f.memory})
+		f.memory, m.Slots = fd, g
+	}
+	return f.newServer(g)
+}
+
+// fence waits until nothing that predecessors began can take effect any more.
+func (f *Frontend) fence(ctx context.Context) error {
+	if f.o.Fence == nil {
+		return nil
+	}
+	fenced := make(chan error, 1)
+	done := func(err error) {
+		select {
+		case fenced <- err:
+		default: // called twice
+		}
+	}
+	if err := f.on(func() { f.o.Fence(done) }); err != nil {
+		return err
+	}
+	select {
+	case err := <-fenced:
+		return err
+	case <-f.aborted:
+		return fault.Errorf("fuse.fence", fault.Canceled, "the device was aborted")
+	case <-ctx.Done():
+		return fault.E("fuse.fence", fault.Timeout, f.o.Volume, ctx.Err())
+	}
+}
