@@ -34,6 +34,9 @@ type cluster struct {
 	requests int
 	power    bool // machines lose power, not only processes
 	faults   int  // per cent of chances that are taken
+	// favourite is a kind of fault that most are of; -1 none. Some faults only show what
+	// is wrong when they come again and again.
+	favourite int
 
 	recordDown bool
 	cutRecord  []bool
@@ -94,6 +97,12 @@ func newCluster(seed uint64, trace func(string)) *cluster {
 	c.requests = 100 + c.rand.IntN(400)
 	c.power = c.chance(40)
 	c.faults = c.rand.IntN(100)
+	switch c.favourite = -1; c.rand.IntN(4) {
+	case 0:
+		c.favourite = 7 // the owner is cut off
+	case 1:
+		c.favourite, c.power = 9, true // the power fails everywhere
+	}
 	count := 1 + c.rand.IntN(3)
 	blocks := []int{8, 64, block.PerRegion + 40}[c.rand.IntN(3)]
 	c.model = newModel(blocks)
@@ -142,7 +151,11 @@ func (c *cluster) chaos() {
 		return
 	}
 	n := c.nodes[c.rand.IntN(len(c.nodes))]
-	switch c.rand.IntN(10) {
+	kind := c.rand.IntN(10)
+	if c.favourite >= 0 && c.chance(70) {
+		kind = c.favourite
+	}
+	switch kind {
 	case 0, 1:
 		if n.up {
 			n.kill(c.power && c.chance(60))
@@ -178,7 +191,7 @@ func (c *cluster) chaos() {
 	case 7, 8:
 		c.isolateOwner()
 	case 9:
-		if c.power && c.chance(50) {
+		if c.power {
 			for _, n := range c.nodes { // a whole room without power
 				if n.up {
 					n.kill(true)
