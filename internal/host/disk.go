@@ -73,7 +73,8 @@ const (
 	// Exclusive, with Create, fails with fault.Exists when the file exists.
 	Exclusive
 	// Direct bypasses the page cache: Buf, Offset and len(Buf) of reads and writes
-	// must be multiples of Align. Filesystems that can't do it are used without.
+	// must be multiples of Align. Filesystems that can't do it are used without. Writes
+	// leave the file's times alone where that is possible: keeping them is slow.
 	Direct
 	// ReadOnly refuses writes through this handle.
 	ReadOnly

@@ -2,8 +2,10 @@ package host_test
 
 import (
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/holdfast-io/holdfast/internal/fault"
 	"github.com/holdfast-io/holdfast/internal/host"
@@ -81,6 +83,32 @@ func TestDeviceErrorIsMedia(t *testing.T) {
 		}
 		if !fault.Is(err, fault.Media) || !strings.Contains(err.Error(), v.name) {
 			t.Errorf("reading from a device that lost its data: %v, want media error and the file's name", err)
+		}
+	}
+}
+
+func TestDirectWritesOnXFSLeaveTheTimesAlone(t *testing.T) {
+	root := filesystems[1].mount(t, 300<<20)
+	for _, v := range variants {
+		d := open(t, root, v.options)
+		op := &host.Op{Kind: host.OpOpen, Path: v.name, Flags: host.Create | host.Exclusive | host.Direct | host.Lock}
+		must(t, d, op)
+		long := time.Unix(1e9, 0)
+		if err := os.Chtimes(filepath.Join(root, v.name), long, long); err != nil {
+			t.Fatal(err)
+		}
+		must(t, d, &host.Op{Kind: host.OpWrite, File: op.File, Buf: host.Buffer(host.Align)})
+		must(t, d, &host.Op{Kind: host.OpSync, File: op.File})
+		info, err := os.Stat(filepath.Join(root, v.name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !info.ModTime().Equal(long) || info.Size() != host.Align {
+			t.Errorf("after a direct write: %d bytes, of %v, want them of %v", info.Size(), info.ModTime(), long)
+		}
+		again := &host.Op{Kind: host.OpOpen, Path: v.name, Flags: host.Direct | host.Lock}
+		if err := host.Do(open(t, root, v.options), again); !fault.Is(err, fault.Busy) {
+			t.Errorf("the file's lock is not held: %v", err)
 		}
 	}
 }

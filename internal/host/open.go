@@ -77,6 +77,13 @@ func (s *slot) open() error {
 	if err != nil {
 		return err
 	}
+	if err := regular(fd); err != nil {
+		closeFD(fd)
+		return err
+	}
+	if op.Flags&(Direct|ReadOnly) == Direct {
+		fd = untimed(s.dir.fd, fd)
+	}
 	if err := s.prepare(fd); err != nil {
 		closeFD(fd)
 		return err
@@ -85,19 +92,23 @@ func (s *slot) open() error {
 	return nil
 }
 
-// prepare checks that fd is a file, locks it and makes it direct, as the op asks.
-func (s *slot) prepare(fd int) error {
+// regular refuses what is not a file that has bytes.
+func regular(fd int) error {
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
 		return err
 	}
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFREG:
+		return nil
 	case unix.S_IFDIR:
 		return syscall.EISDIR
-	default:
-		return syscall.EINVAL
 	}
+	return syscall.EINVAL
+}
+
+// prepare locks the file and makes it direct, as the op asks.
+func (s *slot) prepare(fd int) error {
 	if s.op.Flags&Lock != 0 {
 		// The lock belongs to the open file, which every operation in flight holds:
 		// it outlives a killed process until the last of them has ended.
