@@ -131,8 +131,10 @@ func (i *Inspection) open(t *task) error {
 	if err := i.lock(t); err != nil {
 		return err
 	}
-	if err := t.readManifest(); err != nil {
+	if err := t.readManifest(); fault.Is(err, fault.Corrupt) {
 		return fault.WithCure(err, cureRebuild)
+	} else if err != nil {
+		return err
 	}
 	for _, name := range names {
 		i.checkName(name)
@@ -154,7 +156,7 @@ func (i *Inspection) lock(t *task) error {
 		r.lock, r.locked = op.File, true
 		return nil
 	case fault.Is(err, fault.Busy):
-		return fault.E("store.Inspect", fault.Busy, r.man.Volume, fmt.Errorf("%s is open in another process: stop it first: %w", r.dir, err))
+		return fault.WithCure(fault.Errorf("store.Inspect", fault.Busy, "%s is open in another process", r.dir), "stop it first")
 	case fault.Is(err, fault.NotFound):
 		i.report.add(Finding{Damage: true, What: "lock", File: "lock", Detail: "it is missing, so the replica can't be opened",
 			Cure: "make an empty file of that name"})

@@ -117,13 +117,29 @@ func parent(path string) string {
 }
 
 // writeManifest replaces replica.json durably, and then takes m as what the replica is.
+// Which of the two is there after an error is not known, unless the error is NoSpace.
 func (t *task) writeManifest(m Manifest) error {
 	r := t.r
 	if err := m.validate(); err != nil {
 		return fault.E("store", fault.Internal, m.Volume, err)
 	}
-	b := m.encode()
-	op, err := t.do(host.Op{Kind: host.OpOpen, Path: r.path("replica.json.new"), Flags: host.Create})
+	fresh := r.path("replica.json.new")
+	if err := t.writeFile(fresh, m.encode()); err != nil {
+		return err
+	}
+	if _, err := t.do(host.Op{Kind: host.OpRename, Path: fresh, To: r.path("replica.json")}); err != nil {
+		return err
+	}
+	if err := t.syncDir(r.dir); err != nil {
+		return fault.E("store", fault.Media, m.Volume, err)
+	}
+	r.man = m
+	return nil
+}
+
+// writeFile makes a file with the bytes b, durable but for its name.
+func (t *task) writeFile(path string, b []byte) error {
+	op, err := t.do(host.Op{Kind: host.OpOpen, Path: path, Flags: host.Create})
 	if err != nil {
 		return err
 	}
@@ -138,20 +154,11 @@ func (t *task) writeManifest(m Manifest) error {
 	if _, cerr := t.do(host.Op{Kind: host.OpClose, File: h}); err == nil {
 		err = cerr
 	}
-	if err == nil {
-		_, err = t.do(host.Op{Kind: host.OpRename, Path: r.path("replica.json.new"), To: r.path("replica.json")})
-	}
-	if err == nil {
-		err = t.syncDir(r.dir)
-	}
-	if err == nil {
-		r.man = m
-	}
 	return err
 }
 
-// change writes a changed manifest. A replica whose manifest can't be written fails:
-// which of the two is on disk is not known.
+// change writes a changed manifest. A replica whose manifest can't be written fails,
+// unless there was only no space for it.
 func (t *task) change(f func(*Manifest)) error {
 	r := t.r
 	t.lock(&r.manLock)
@@ -161,10 +168,11 @@ func (t *task) change(f func(*Manifest)) error {
 	}
 	m := r.man.clone()
 	f(&m)
-	if err := t.writeManifest(m); err != nil {
+	err := t.writeManifest(m)
+	if err != nil && !fault.Is(err, fault.NoSpace) {
 		return r.fail(err)
 	}
-	return nil
+	return err
 }
 
 func newReplica(d host.Disk, dir string, o Options) *Replica {

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"fmt"
 	"slices"
 
 	"github.com/holdfast-io/holdfast/internal/block"
@@ -21,6 +22,7 @@ type region struct {
 	loading   bool    // a task is looking for its table
 	suspect   bool    // dirty since before the replica was opened: see settle
 	settling  bool    // a task is about to end that
+	stuck     bool    // that failed: it stays dirty until the replica is opened again
 	settlers  []*task // tasks that wait for it
 	writes    int     // in flight
 	lastWrite uint64  // Replica.writes at the last one
@@ -40,6 +42,9 @@ type regionTable struct {
 	next       uint64 // number of the next commit
 	done       uint64 // number of the last durable one
 	committing bool
+	sent       []int   // the blocks that the commit in flight writes
+	refused    uint64  // number of the last commit that failed for lack of space
+	noSpace    error   // its error
 	waiters    reqList // requests that wait for a commit
 	tasks      []*task // tasks that do
 	ops        []host.Op
@@ -137,13 +142,13 @@ func (r *Replica) commit() {
 		r.encodeRecords(i, b)
 		rt.ops = append(rt.ops, host.Op{Kind: host.OpWrite, File: rt.file, Offset: int64(i) * block.Size, Buf: b})
 	}
-	rt.changed = rt.changed[:0]
+	rt.sent, rt.changed = rt.changed, rt.sent[:0]
 	left := n
 	var failed error
 	for i := range rt.ops {
 		op := &rt.ops[i]
 		op.Done = func(op *host.Op) {
-			if op.Err != nil {
+			if op.Err != nil && (failed == nil || fault.Is(failed, fault.NoSpace)) {
 				failed = op.Err
 			}
 			if left--; left > 0 {
@@ -182,33 +187,54 @@ func (rg *region) damage(err error) {
 	rg.damaged, rg.bad, rg.record = true, err, record{}
 }
 
+// committed goes on after a commit. One that failed for lack of space fails those who
+// wait for it, and the next one makes up for it: the others, who only overwrite what is
+// there, go on.
 func (r *Replica) committed(number uint64, err error) {
 	rt := &r.regions
 	rt.committing = false
-	if err != nil {
-		r.fail(err)
-	} else {
-		rt.done = number
-	}
 	tasks := rt.tasks
 	rt.tasks = nil
-	r.rerun(&rt.waiters)
+	switch {
+	case fault.Is(err, fault.NoSpace):
+		rt.refused, rt.noSpace = number, fault.E("store", fault.NoSpace, r.man.Volume, fmt.Errorf("region table: %w", err))
+		for _, i := range rt.sent {
+			if !slices.Contains(rt.changed, i) {
+				rt.changed = append(rt.changed, i)
+			}
+		}
+		r.failAll(&rt.waiters, rt.noSpace)
+	case err != nil:
+		r.fail(err)
+	default:
+		rt.done = number
+		r.rerun(&rt.waiters)
+	}
 	for _, t := range tasks {
 		t.wake()
 	}
-	r.commit()
+	if err == nil {
+		r.commit()
+	}
 }
 
 // commitAndWait makes every change of the region table up to now durable.
 func (t *task) commitAndWait() error {
 	r := t.r
-	want := r.regions.next
-	if len(r.regions.changed) == 0 {
+	rt := &r.regions
+	want, since := rt.next, rt.next
+	if len(rt.changed) == 0 {
 		want-- // what is in flight, if anything
 	}
-	for r.regions.done < want && r.broken == nil {
+	if rt.committing {
+		since-- // whose failure leaves its changes to the next one
+	}
+	for rt.done < want && r.broken == nil {
+		if rt.refused >= since {
+			return rt.noSpace
+		}
 		r.commit()
-		r.regions.tasks = append(r.regions.tasks, t)
+		rt.tasks = append(rt.tasks, t)
 		t.park()
 	}
 	return r.broken

@@ -2,9 +2,11 @@ package store
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 
 	"github.com/holdfast-io/holdfast/internal/block"
+	"github.com/holdfast-io/holdfast/internal/fault"
 	"github.com/holdfast-io/holdfast/internal/host"
 )
 
@@ -80,7 +82,8 @@ func (t *task) saveLoop() {
 			if len(tables) == 0 && len(regions) == 0 {
 				break
 			}
-			if t.save(tables, regions) != nil {
+			if err := t.save(tables, regions); err != nil {
+				t.giveUp(err)
 				break
 			}
 			r.rerun(&s.waiters)
@@ -91,6 +94,16 @@ func (t *task) saveLoop() {
 			t.unlock(&s.lock)
 		}
 		r.rerun(&s.waiters)
+	}
+}
+
+// giveUp fails the requests that can't go on before tables are saved. Those that come
+// later try again.
+func (t *task) giveUp(err error) {
+	r := t.r
+	r.failAll(&r.saver.waiters, err)
+	if r.journal.room() <= 0 {
+		r.failAll(&r.journal.waiters, err)
 	}
 }
 
@@ -127,7 +140,7 @@ func (r *Replica) toSave() (tables []*table, regions []block.Region) {
 	*list = slices.DeleteFunc(*list, func(n block.Region) bool { return r.regions.at(n).since == 0 })
 	for _, n := range *list {
 		rg := r.regions.at(n)
-		if rg.lastWrite > r.saver.mark || rg.writes > 0 || rg.bad != nil {
+		if rg.lastWrite > r.saver.mark || rg.writes > 0 || rg.bad != nil || rg.stuck {
 			continue
 		}
 		regions = append(regions, n)
@@ -164,7 +177,11 @@ func (t *task) save(tables []*table, regions []block.Region) error {
 	for _, n := range regions {
 		if rg := r.regions.at(n); rg.suspect {
 			if err := t.settleRegion(n, rg); err != nil {
-				return err
+				if r.broken != nil {
+					return err
+				}
+				rg.stuck = true
+				continue
 			}
 			tables = append(tables, r.dirtyTables(n)...)
 		}
@@ -191,7 +208,8 @@ func (t *task) save(tables []*table, regions []block.Region) error {
 }
 
 // saveTables writes tables, as they are now, to the copies that are not their newest:
-// flush what they say, write, sync.
+// flush what they say, write, sync. Where there is no space for that they stay as
+// different from their copies as they were.
 func (t *task) saveTables(tables []*table) error {
 	r := t.r
 	if len(tables) == 0 {
@@ -201,6 +219,7 @@ func (t *task) saveTables(tables []*table) error {
 		r.saver.buf = host.Buffer(len(tables) * tableSize)
 	}
 	buf := r.saver.buf[:len(tables)*tableSize]
+	firsts := make([]uint64, len(tables))
 	for i, tab := range tables {
 		tab.pins++
 		defer func() { tab.pins-- }()
@@ -213,20 +232,47 @@ func (t *task) saveTables(tables []*table) error {
 			tab.dirty = false
 			r.tables.dirty--
 		}
-		tab.covered, tab.first = max(tab.covered, tab.last), 0
-		tab.encode(buf[i*tableSize:(i+1)*tableSize], r.man.Volume, tab.seq+1, tab.covered)
+		firsts[i], tab.first = tab.first, 0
+		tab.encode(buf[i*tableSize:(i+1)*tableSize], r.man.Volume, tab.seq+1, max(tab.covered, tab.last))
+		tab.saving = max(tab.covered, tab.last)
 		tab.hold = false
 		r.rerun(&tab.waiters)
 	}
 	if err := t.flush(); err != nil {
 		return err
 	}
+	if err := t.writeTables(tables, buf); err != nil {
+		if !fault.Is(err, fault.NoSpace) {
+			return r.fail(err)
+		}
+		for i, tab := range tables {
+			if firsts[i] != 0 {
+				tab.first = firsts[i]
+			}
+			r.touch(tab)
+		}
+		return fault.E("store", fault.NoSpace, r.man.Volume, fmt.Errorf("block tables: %w", err))
+	}
+	for _, tab := range tables {
+		tab.seq++
+		tab.covered = tab.saving
+		rg := r.regions.at(tab.region)
+		if tab.gen >= rg.tableGen {
+			rg.tableGen, rg.tableSeq = tab.gen, tab.seq
+			r.regions.put(tab.region)
+		}
+	}
+	return nil
+}
+
+// writeTables writes encoded tables and syncs their files.
+func (t *task) writeTables(tables []*table, buf []byte) error {
 	ops := make([]host.Op, 0, len(tables))
 	var syncs []host.Op
 	for i, tab := range tables {
 		f, err := t.file(fileKey{tab.region.Chunk(), tab.gen})
 		if err != nil {
-			return r.fail(err)
+			return err
 		}
 		defer func() { f.refs-- }()
 		ops = append(ops, host.Op{Kind: host.OpWrite, File: f.handle,
@@ -236,20 +282,9 @@ func (t *task) saveTables(tables []*table) error {
 		}
 	}
 	if err := t.doAll(ops); err != nil {
-		return r.fail(err)
+		return err
 	}
-	if err := t.doAll(syncs); err != nil {
-		return r.fail(err)
-	}
-	for _, tab := range tables {
-		tab.seq++
-		rg := r.regions.at(tab.region)
-		if tab.gen >= rg.tableGen {
-			rg.tableGen, rg.tableSeq = tab.gen, tab.seq
-			r.regions.put(tab.region)
-		}
-	}
-	return nil
+	return t.doAll(syncs)
 }
 
 // advanceTail lets the journal forget what every table on disk has.
