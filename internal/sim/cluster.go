@@ -311,6 +311,11 @@ func (c *cluster) converge() {
 	end := c.now + 120*time.Second
 	var settle func()
 	settle = func() {
+		for _, h := range c.heads { // the record went to a head that is gone: whoever is left lost it
+			if h.alive() && h.coord.Serving(h.node.now()) && h.coord.Record().Version < c.record.Version {
+				h.end()
+			}
+		}
 		c.attachSomewhere()
 		for _, h := range c.heads {
 			h.quiet = true
