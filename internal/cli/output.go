@@ -83,3 +83,6 @@ func (t *table) field(name string, value any) {
 		t.row(name+":", text)
 	}
 }
+
+// section begins a part of the table with columns of its own.
+func (t *table) section() { fmt.Fprintln(t.w) }

@@ -66,6 +66,7 @@ machine they run on.`,
 	root.PersistentFlags().VarP(&out.format, "output", "o", "how results are printed: table, json or yaml")
 	root.AddCommand(
 		newPoolCommand(out),
+		newStoreCommand(out),
 		newVersionCommand(out),
 		newExitCodesTopic(),
 	)
