@@ -117,9 +117,9 @@ type contents int
 
 const (
 	nothing   contents = iota // there is no such directory
-	aReplica                 // it is a replica
-	remains                  // it may be what an interrupted command left
-	something                // it is neither, and not to be touched
+	aReplica                  // it is a replica
+	remains                   // it may be what an interrupted command left
+	something                 // it is neither, and not to be touched
 )
 
 // look says what is at a name in the place's root.
