@@ -41,6 +41,7 @@ type slot struct {
 	err   error // a syscall.Errno or a *fault.Error
 	fd    int   // what OpOpen opened
 	plain bool  // OpOpen: Direct was asked for and refused
+	waits bool  // OpOpen: waits for a lock, and is none of the disk's slots
 	next  *slot
 }
 
@@ -203,7 +204,17 @@ func (d *Dir) answer(s *slot, res int) {
 
 // worked takes s back from a worker.
 func (d *Dir) worked(s *slot) {
+	if s.waits {
+		d.finish(s)
+		return
+	}
 	d.workers.busy--
+	if s.op.Kind == OpOpen && s.op.Flags&LockWait != 0 && s.err == syscall.EWOULDBLOCK {
+		// Not in a slot or by a worker: operations that end the wait may need them.
+		d.workers.wait(&slot{dir: d, op: s.op, waits: true})
+		d.vacate(s)
+		return
+	}
 	d.finish(s)
 }
 
@@ -246,8 +257,7 @@ func (d *Dir) finish(s *slot) {
 		d.buffered = d.buffered || s.plain
 		op.File = d.files.add(&file{fd: s.fd, path: op.Path, flags: op.Flags, direct: op.Flags&Direct != 0 && !s.plain})
 	}
-	s.op, s.file, s.err, s.next = nil, nil, nil, d.free
-	d.free = s
+	d.vacate(s)
 
 	switch {
 	case op.Kind == OpClose:
@@ -258,6 +268,15 @@ func (d *Dir) finish(s *slot) {
 		}
 	}
 	d.complete(op)
+}
+
+// vacate makes s free for another operation.
+func (d *Dir) vacate(s *slot) {
+	if s.waits {
+		return
+	}
+	s.op, s.file, s.err, s.next = nil, nil, nil, d.free
+	d.free = s
 }
 
 func (d *Dir) complete(op *Op) {

@@ -83,6 +83,10 @@ const (
 	// handle is closed or its process is dead and every operation that the process
 	// had in flight on it has ended.
 	Lock
+	// LockWait, with Lock, waits for the lock instead of failing. It is for files whose
+	// lock nobody can hold but a process that is dead: until what it had in flight has
+	// ended. Close waits for it, however long that takes.
+	LockWait
 )
 
 // Align is what buffers, offsets and lengths of a Direct file must be multiples of.

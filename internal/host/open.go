@@ -112,7 +112,11 @@ func (s *slot) prepare(fd int) error {
 	if s.op.Flags&Lock != 0 {
 		// The lock belongs to the open file, which every operation in flight holds:
 		// it outlives a killed process until the last of them has ended.
-		if err := again(func() error { return unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB) }); err != nil {
+		how := unix.LOCK_EX | unix.LOCK_NB
+		if s.waits {
+			how = unix.LOCK_EX
+		}
+		if err := again(func() error { return unix.Flock(fd, how) }); err != nil {
 			return err
 		}
 	}

@@ -28,6 +28,14 @@ func (w *workers) run() {
 	}
 }
 
+// wait does the operation in s, which may take for ever, beside the workers.
+func (w *workers) wait(s *slot) {
+	w.ended.Go(func() {
+		s.err = s.call()
+		s.dir.loop.inbox.finish(s)
+	})
+}
+
 // stop ends the workers; none is busy.
 func (w *workers) stop() {
 	close(w.work)

@@ -110,6 +110,49 @@ func lock(r *rig) {
 	r.close(r.open("t-file", host.Lock))
 }
 
+func lockWait(r *rig) {
+	const wait = host.Lock | host.LockWait
+	first := r.open("t-file", host.Create|wait) // what is free is not waited for
+	r.fails(&host.Op{Kind: host.OpOpen, Path: "t-file", Flags: host.Lock}, fault.Busy)
+	var got []*host.Op
+	ops := []*host.Op{
+		{Kind: host.OpOpen, Path: "t-file", Flags: wait | host.Direct},
+		{Kind: host.OpOpen, Path: "t-file", Flags: wait | host.Create},
+	}
+	r.submit(func(op *host.Op) { got = append(got, op) }, ops...)
+	// Others are not held up, and whoever can end the wait is among them.
+	close := &host.Op{Kind: host.OpClose, File: first}
+	await := func(op *host.Op) {
+		done := false
+		for r.submit(func(*host.Op) { done = true }, op); !done; {
+			r.d.Poll(-1)
+		}
+		if op.Err != nil {
+			r.t.Fatalf("%s: %v", describe(op), op.Err)
+		}
+	}
+	for range 100 {
+		await(&host.Op{Kind: host.OpStat, File: first})
+	}
+	if len(got) > 0 {
+		r.t.Fatalf("%s: done while another handle has the lock: %v", describe(got[0]), got[0].Err)
+	}
+	await(close)
+	for len(got) < 1 {
+		r.d.Poll(-1)
+	}
+	if len(got) > 1 {
+		r.t.Fatal("both that waited got the lock")
+	}
+	await(&host.Op{Kind: host.OpClose, File: got[0].File})
+	r.drain()
+	if len(got) != 2 || got[0].Err != nil || got[1].Err != nil {
+		r.t.Fatalf("of two that waited %d are done: %v, %v", len(got), ops[0].Err, ops[1].Err)
+	}
+	r.close(got[1].File)
+	r.fails(&host.Op{Kind: host.OpOpen, Path: "t-none", Flags: wait}, fault.NotFound)
+}
+
 func lockOfFile(r *rig) {
 	held := r.open("t-file", host.Create|host.Lock)
 	r.must(&host.Op{Kind: host.OpLink, Path: "t-file", To: "t-link"})

@@ -50,6 +50,7 @@ var tests = []struct {
 	{"DirectHandleReadsShortTail", directTail},
 	{"LockExcludesOtherLocks", lock},
 	{"LockIsOfTheFileNotItsName", lockOfFile},
+	{"LockWaitWaits", lockWait},
 	{"ClosedHandleIsInvalid", closedHandle},
 	{"RemovedFileLivesWhileOpen", removedFile},
 

@@ -41,7 +41,7 @@ func (d *Disk) Clone() *Disk {
 		c.queue.ready = append(c.queue.ready, &flight{op: orphan(f.op), at: i})
 	}
 	for _, f := range d.queue.stalled {
-		c.queue.stalled = append(c.queue.stalled, &flight{op: orphan(f.op), delay: f.delay})
+		c.queue.stalled = append(c.queue.stalled, &flight{op: orphan(f.op), delay: f.delay, lock: f.lock})
 	}
 	return &c
 }

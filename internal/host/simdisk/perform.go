@@ -197,6 +197,7 @@ func (d *Disk) close(f host.File) {
 	delete(d.handles, f)
 	if h.flags&host.Lock != 0 {
 		h.inode.locked = false
+		d.unlocked(h.inode.id)
 	}
 	h.inode.opens--
 	d.release(h.inode)

@@ -21,6 +21,7 @@ type flight struct {
 	op    *host.Op
 	at    int           // index in ready
 	delay time.Duration // how long it is still stalled; negative is until Release
+	lock  ino           // of the file whose lock it waits for, or 0
 	fire  func()        // completes it, under Options.Schedule
 }
 
@@ -51,7 +52,7 @@ func (d *Disk) InFlight() int {
 // wait that is long enough, or negative, ends a stall when nothing else is in flight.
 //
 // Where it would have to wait for ever it panics: when every operation in flight is
-// stalled until Release, and, unless wait is 0, when operations are in flight on a
+// stalled until Release, or waits for a lock, and, unless wait is 0, when operations are in flight on a
 // dead disk, for Survives to catch. Under Options.Schedule it does nothing.
 func (d *Disk) Poll(wait time.Duration) int {
 	if d.schedule != nil {
@@ -62,11 +63,11 @@ func (d *Disk) Poll(wait time.Duration) int {
 	}
 	n := 0
 	if ready := len(d.queue.ready); ready > 0 && !d.dead {
-		for left := d.draw(ready) + 1; left > 0 && len(d.queue.ready) > 0; left-- {
-			if !d.finish(d.queue.ready[d.draw(len(d.queue.ready))]) {
-				break
+		for left := d.draw(ready) + 1; left > 0 && len(d.queue.ready) > 0 && !d.dead; {
+			if d.finish(d.queue.ready[d.draw(len(d.queue.ready))]) {
+				n++
+				left--
 			}
-			n++
 		}
 	}
 	if n == 0 && d.dead && wait != 0 && d.InFlight() > 0 {
@@ -103,7 +104,7 @@ func (d *Disk) pass(wait time.Duration) {
 	}
 	if next < 0 {
 		if wait < 0 && len(d.queue.stalled) > 0 {
-			panic(fault.Bug("simdisk: waiting for ever: all %d operations in flight are stalled, call Release",
+			panic(fault.Bug("simdisk: waiting for ever: all %d operations in flight are stalled, call Release, or wait for a lock",
 				len(d.queue.stalled)))
 		}
 		return
@@ -133,9 +134,15 @@ func (d *Disk) ready(f *flight) {
 }
 
 // finish performs an operation and calls Done; it returns false when the disk died
-// instead.
+// instead, or the operation must wait for a lock.
 func (d *Disk) finish(f *flight) bool {
 	op := f.op
+	if f.lock = d.lockedFile(op); f.lock != 0 {
+		f.delay = -1
+		d.queue.unready(f, d.inOrder)
+		d.queue.stalled = append(d.queue.stalled, f)
+		return false
+	}
 	if changes(op) {
 		if d.ops == d.opsMax {
 			d.dead = true
@@ -169,8 +176,41 @@ func (q *queue) flight(d *Disk) *flight {
 	return f
 }
 
+// lockedFile returns the file whose lock op must wait for, or 0.
+func (d *Disk) lockedFile(op *host.Op) ino {
+	const both = host.Lock | host.LockWait
+	if op.Kind != host.OpOpen || op.Flags&both != both || !validPath(op.Path) {
+		return 0
+	}
+	if at, err := d.lookup(op, op.Path); err == nil && at.ino != 0 && d.inodes[at.ino].locked {
+		return at.ino
+	}
+	return 0
+}
+
+// unlocked lets those that wait for the lock of i try again.
+func (d *Disk) unlocked(i ino) {
+	var waited []*flight
+	d.queue.stalled = slices.DeleteFunc(d.queue.stalled, func(f *flight) bool {
+		if f.lock == i {
+			waited = append(waited, f)
+		}
+		return f.lock == i
+	})
+	for _, f := range waited {
+		f.delay, f.lock = 0, 0
+		d.ready(f)
+	}
+}
+
 // remove takes f out of the ready ones, which keep their order if asked.
 func (q *queue) remove(f *flight, inOrder bool) {
+	q.unready(f, inOrder)
+	f.op = nil
+	q.free = append(q.free, f)
+}
+
+func (q *queue) unready(f *flight, inOrder bool) {
 	last := len(q.ready) - 1
 	if inOrder {
 		copy(q.ready[f.at:], q.ready[f.at+1:])
@@ -183,8 +223,6 @@ func (q *queue) remove(f *flight, inOrder bool) {
 	}
 	q.ready[last] = nil
 	q.ready = q.ready[:last]
-	f.op = nil
-	q.free = append(q.free, f)
 }
 
 // inFlight returns the operations that death finds in flight, in a random order.

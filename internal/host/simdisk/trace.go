@@ -31,7 +31,7 @@ var flagNames = []struct {
 	name string
 }{
 	{host.Create, "create"}, {host.Exclusive, "exclusive"}, {host.Direct, "direct"},
-	{host.ReadOnly, "readonly"}, {host.Lock, "lock"},
+	{host.ReadOnly, "readonly"}, {host.Lock, "lock"}, {host.LockWait, "wait"},
 }
 
 // traceOp reports an op that was performed.
