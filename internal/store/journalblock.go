@@ -91,7 +91,9 @@ func encodeJournalBlock(b []byte, volume block.VolumeID, h journalHead, records 
 // journalSum leaves b as it found it, except the checksum field, which it zeroes.
 func journalSum(b []byte, volume block.VolumeID) uint32 {
 	clear(b[16:20])
-	return uint32(block.Checksum(b)) ^ uint32(block.Checksum(volume[:]))
+	v := newShortSum()
+	v.add(volume[:]...)
+	return uint32(block.Checksum(b)) ^ v.sum()
 }
 
 // decodeJournalBlock reads what encodeJournalBlock wrote; it appends the records to
@@ -165,13 +167,28 @@ func (m mapping) region() block.Region {
 // sumOfSums is the checksum that a mapping carries for its blocks' data: the CRC-32C
 // of their checksums.
 func sumOfSums(sums []block.Sum) uint32 {
-	var h uint32
-	var b [4]byte
+	c := newShortSum()
 	for _, s := range sums {
-		binary.LittleEndian.PutUint32(b[:], uint32(s))
-		h = crc32.Update(h, castagnoli, b[:])
+		c.add32(uint32(s))
 	}
-	return h
+	return c.sum()
 }
+
+// shortSum computes the CRC-32C of a few bytes that are not on the heap, and that
+// crc32.Update would move there.
+type shortSum uint32
+
+func newShortSum() shortSum { return ^shortSum(0) }
+
+func (c *shortSum) add(b ...byte) {
+	for _, x := range b {
+		*c = shortSum(castagnoli[byte(*c)^x]) ^ *c>>8
+	}
+}
+
+// add32 adds the little-endian bytes of v.
+func (c *shortSum) add32(v uint32) { c.add(byte(v), byte(v>>8), byte(v>>16), byte(v>>24)) }
+
+func (c shortSum) sum() uint32 { return ^uint32(c) }
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)

@@ -50,10 +50,10 @@ func (r record) encode(b []byte, region block.Region) {
 }
 
 func recordSum(b []byte, region block.Region) uint32 {
-	var buf [32]byte
-	copy(buf[:28], b[:28])
-	binary.LittleEndian.PutUint32(buf[28:], uint32(region))
-	return uint32(block.Checksum(buf[:]))
+	c := newShortSum()
+	c.add(b[:28]...)
+	c.add32(uint32(region))
+	return c.sum()
 }
 
 func decodeRecord(b []byte, region block.Region) (record, error) {
