@@ -35,14 +35,21 @@ type Suite struct {
 
 // Run runs the suite.
 func Run(t *testing.T, s Suite) {
+	run(t, s, func(outlives bool) bool { return !outlives || !s.Volatile })
+}
+
+// RunOutliving runs the part of the suite in which the device outlives its process: for
+// front ends that have more than one way of that.
+func RunOutliving(t *testing.T, s Suite) { run(t, s, func(outlives bool) bool { return outlives }) }
+
+func run(t *testing.T, s Suite, want func(outlives bool) bool) {
 	if s.Open == nil {
 		s.Open = openDevice
 	}
 	for _, test := range tests {
-		if s.Volatile && test.outlives {
-			continue
+		if want(test.outlives) {
+			t.Run(test.name, func(t *testing.T) { test.run(t, s) })
 		}
-		t.Run(test.name, func(t *testing.T) { test.run(t, s) })
 	}
 }
 
@@ -90,6 +97,7 @@ var tests = []struct {
 	{name: "UpgradesUnderLoadRepeatNothing", run: upgradesUnderLoad, outlives: true},
 	{name: "NothingIsServedBeforeTheFence", run: fenceFirst, outlives: true},
 	{name: "RequestOfTheDeadIsDoneAgain", run: doneAgain, outlives: true},
+	{name: "KilledWhileTheDeviceComesAndGoes", run: comeAndGo, outlives: true},
 	{name: "ResizedWhileNobodyServed", run: resizedMeanwhile, outlives: true},
 	{name: "IOFailsWhenNobodyComes", run: nobodyComes, outlives: true},
 }

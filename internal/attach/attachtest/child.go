@@ -109,6 +109,17 @@ func (c *child) await(want string) {
 	c.t.Fatalf("the child process ended before it said %q", want)
 }
 
+// ask sends the process a command and returns its answer.
+func (c *child) ask(command string) string {
+	c.t.Helper()
+	c.tell(command)
+	line, ok := <-c.lines
+	if !ok {
+		c.t.Fatalf("the child process ended instead of an answer to %q", command)
+	}
+	return line
+}
+
 // hold waits until the process holds at least n requests back.
 func (c *child) hold(n int) {
 	c.t.Helper()

@@ -1,10 +1,12 @@
 package attachtest
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"testing"
 	"time"
 
@@ -17,11 +19,12 @@ type outliving struct {
 	suite  Suite
 	config childConfig
 	child  *child
+	killed int
 }
 
 func newOutliving(t *testing.T, s Suite) *outliving {
 	t.Helper()
-	o := &outliving{t: t, suite: s}
+	o := &outliving{t: t, suite: s, killed: 1}
 	o.config = childConfig{Dir: prepare(t, s), Name: "vol", Size: volumeSize, Wait: patience}
 	t.Cleanup(func() {
 		if t.Failed() {
@@ -68,8 +71,15 @@ func (o *outliving) end() {
 	}
 }
 
-// Kills is how often a process is killed under load.
-var Kills = 15
+// killsEnv says how often a process is killed under load; 15 times unless it says more.
+const killsEnv = "HOLDFAST_TEST_KILLS"
+
+func kills() int {
+	if n, err := strconv.Atoi(os.Getenv(killsEnv)); err == nil {
+		return n
+	}
+	return 15
+}
 
 // The process that serves is killed at random moments: under load, while it starts,
 // while it takes over. Nobody notices.
@@ -80,27 +90,33 @@ func killsUnderLoad(t *testing.T, s Suite) {
 	load := newLoad(t, c, volumeSize, o.rescue)
 	load.start(16)
 	load.await(100)
-	o.child.kill()
-	o.serve(nil)
-	for i := range Kills - 1 {
-		switch i % 3 {
-		case 0: // it has served for a while
-			o.child.await("ready")
-			load.await(rand.Int64N(600))
-		case 1: // it starts, or has just started
-			<-time.After(rand.N(80 * time.Millisecond))
-		case 2: // it is about to have the requests of the dead done again
-			o.child.await("fence")
-			<-time.After(rand.N(2 * time.Millisecond))
-		}
-		o.child.kill()
-		o.serve(nil)
+	for range kills() {
+		o.killAndServe(func() { load.await(rand.Int64N(600)) })
 	}
 	o.child.await("ready")
 	load.await(200)
 	load.stop()
 	c.Close()
 	o.end()
+}
+
+// killAndServe kills the process that serves and starts another, which is killed next
+// time at one of three moments: after it has worked for a while, when it has hardly
+// started, or just before it has the requests of the dead done again.
+func (o *outliving) killAndServe(work func()) {
+	o.t.Helper()
+	switch o.killed++; o.killed % 3 {
+	case 1:
+		o.child.await("ready")
+		work()
+	case 2:
+		<-time.After(rand.N(80 * time.Millisecond))
+	case 0:
+		o.child.await("fence")
+		<-time.After(rand.N(2 * time.Millisecond))
+	}
+	o.child.kill()
+	o.serve(nil)
 }
 
 // A successor that waits takes over at a request boundary: nothing is done twice.
@@ -118,8 +134,9 @@ func upgradesUnderLoad(t *testing.T, s Suite) {
 		old.await("handover")
 		old.end()
 		next.await("ready")
-		next.tell("again")
-		next.await("again 0")
+		if again := next.ask("again"); again != "again 0" {
+			t.Errorf("after a planned restart: %s", again)
+		}
 	}
 	load.await(100)
 	load.stop()
@@ -226,6 +243,45 @@ func (o *outliving) dieWith(requests ...func() error) {
 			o.t.Errorf("request %d: %v", i, err)
 		}
 	}
+	var again int
+	if _, err := fmt.Sscanf(o.child.ask("again"), "again %d", &again); err != nil || again < len(requests) {
+		o.t.Errorf("%d requests were done again (%v), want at least %d", again, err, len(requests))
+	}
+}
+
+// comeAndGo kills the process while it makes the device, and while it takes it away with
+// data in the kernel's cache: neither gets stuck, nothing is lost.
+func comeAndGo(t *testing.T, s Suite) {
+	o := newOutliving(t, s)
+	want := make([]byte, 1<<20)
+	for i := range 12 {
+		o.serve(nil)
+		<-time.After(rand.N(60 * time.Millisecond))
+		o.child.kill()
+		o.serve(nil).await("ready")
+		f, err := os.OpenFile(o.link(), os.O_RDWR, 0) // through the cache
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := make([]byte, len(want))
+		if _, err := f.ReadAt(got, 0); err != nil || firstDifference(got, want) >= 0 {
+			t.Fatalf("round %d: byte %d differs (%v)", i, firstDifference(got, want), err)
+		}
+		for j := range want {
+			want[j] = byte(i + j/512)
+		}
+		if _, err := f.WriteAt(want, 0); err != nil {
+			t.Fatal(err)
+		}
+		if err := f.Close(); err != nil {
+			t.Fatal(err)
+		}
+		o.child.tell("stop")
+		<-time.After(rand.N(60 * time.Millisecond))
+		o.child.kill()
+	}
+	o.serve(nil).await("ready")
+	o.end()
 }
 
 func resizedMeanwhile(t *testing.T, s Suite) {

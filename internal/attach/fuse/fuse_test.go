@@ -42,6 +42,12 @@ var suite = attachtest.Suite{Prepare: prepare, New: newFrontend, Rescue: rescue}
 
 func TestConformance(t *testing.T) { attachtest.Run(t, suite) }
 
+// TestTakeOverFromSlots does without the kernel's help, as kernels before 6.9 must.
+func TestTakeOverFromSlots(t *testing.T) {
+	t.Setenv(slotsEnv, "1")
+	attachtest.RunOutliving(t, suite)
+}
+
 func socketOf(dir string) string { return filepath.Join(dir, "keeper.sock") }
 
 // prepare starts a keeper, which must be left with nothing when the test ends.
