@@ -86,6 +86,11 @@ func (r *Replica) file(key fileKey, q *Request) *file {
 	return nil
 }
 
+// fence opens a file when no operation of a dead predecessor can change it any more. The
+// lock of the directory is not enough: it is free as soon as the predecessor is gone,
+// while what it had in flight in the kernel may not have ended yet.
+const fence = host.Lock | host.LockWait
+
 // openFile starts to open the file of key, which exists.
 func (r *Replica) openFile(key fileKey) *file {
 	f := &file{key: key}
@@ -94,8 +99,8 @@ func (r *Replica) openFile(key fileKey) *file {
 	r.spawn("open "+key.name(), func(t *task) {
 		t.shrinkFiles()
 		flags := host.Direct
-		if key.gen == r.man.Generation {
-			flags |= host.Lock // waits for nothing: fences a dead owner's writes in flight
+		if key.gen > r.man.Base { // older ones are not written to, and the origin may have them open
+			flags |= fence
 		}
 		op, err := t.do(host.Op{Kind: host.OpOpen, Path: r.chunkPath(key), Flags: flags})
 		if err == nil {
@@ -309,7 +314,7 @@ func (t *task) prepare(n block.Chunk, c *chunk) {
 		if err := r.admit(2*tableSize + int64(reserveStep(0))*block.Size); err != nil {
 			return err
 		}
-		op, err := t.do(host.Op{Kind: host.OpOpen, Path: r.chunkPath(key), Flags: host.Create | host.Direct | host.Lock})
+		op, err := t.do(host.Op{Kind: host.OpOpen, Path: r.chunkPath(key), Flags: host.Create | host.Direct | fence})
 		if err != nil {
 			return err
 		}

@@ -227,7 +227,7 @@ func (t *task) cloneTo(gen block.Generation, dir string, spec Spec) error {
 	c := newReplica(r.disk, dir+newSuffix, r.opts)
 	c.man = Manifest{Version: formatVersion, Volume: spec.Volume, Replica: spec.Replica, Size: spec.Size,
 		Generation: gen + 1, Snapshots: []block.Generation{}, Reclaim: []block.Generation{}, Journal: 1,
-		Origins: append([]block.VolumeID{r.man.Volume}, r.man.Origins...)}
+		Origins: append([]block.VolumeID{r.man.Volume}, r.man.Origins...), Base: gen}
 	if err := c.man.validate(); err != nil {
 		return fault.E("store.Clone", fault.Invalid, spec.Volume, err)
 	}

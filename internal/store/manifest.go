@@ -23,6 +23,9 @@ type Manifest struct {
 	// Origins are the volumes that this one was cloned from, nearest first: their ids
 	// stand in the chunk files that the clone shares.
 	Origins []block.VolumeID `json:"origins,omitempty"`
+	// Base is the generation that the clone began with, 0 for a volume that is none: chunk
+	// files up to it may be shared with the origins, and are not written to.
+	Base block.Generation `json:"base,omitempty"`
 	// Journal is the number of the journal block after the last one at a clean close,
 	// 0 while the replica is open.
 	Journal uint64 `json:"journal"`
@@ -74,8 +77,8 @@ func (m *Manifest) validate() error {
 	switch {
 	case !block.ValidSize(m.Size):
 		return fmt.Errorf("replica.json: size %d is not a positive multiple of %d", m.Size, block.Size)
-	case m.Generation == 0:
-		return fmt.Errorf("replica.json: generation 0")
+	case m.Generation == 0 || m.Base >= m.Generation:
+		return fmt.Errorf("replica.json: generation %d, cloned at %d", m.Generation, m.Base)
 	}
 	for _, list := range [][]block.Generation{m.Snapshots, m.Reclaim} {
 		for i, g := range list {

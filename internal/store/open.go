@@ -290,7 +290,7 @@ func (t *task) openRegions() error {
 	r := t.r
 	rt := &r.regions
 	rt.init(block.Regions(r.man.Size))
-	op, err := t.do(host.Op{Kind: host.OpOpen, Path: r.path("regions"), Flags: host.Direct})
+	op, err := t.do(host.Op{Kind: host.OpOpen, Path: r.path("regions"), Flags: host.Direct | fence})
 	if err != nil {
 		return err
 	}
@@ -503,7 +503,8 @@ func (t *task) deleteTree() error {
 	r := t.r
 	gone := r.dir + newSuffix
 	if op, err := t.do(host.Op{Kind: host.OpOpen, Path: r.path("lock"), Flags: host.Lock}); err == nil {
-		_, _ = t.do(host.Op{Kind: host.OpClose, File: op.File})
+		lock := op.File // until the directory is gone: nobody opens it meanwhile
+		defer func() { _, _ = t.do(host.Op{Kind: host.OpClose, File: lock}) }()
 	} else if fault.Is(err, fault.Busy) {
 		return fault.E("store.Delete", fault.Busy, r.man.Volume, fmt.Errorf("%s is open: close it first", r.dir))
 	}

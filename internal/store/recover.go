@@ -13,7 +13,7 @@ import (
 // close, else 0.
 func (t *task) openJournal(clean uint64) error {
 	r := t.r
-	op, err := t.do(host.Op{Kind: host.OpOpen, Path: r.path("journal"), Flags: host.Direct})
+	op, err := t.do(host.Op{Kind: host.OpOpen, Path: r.path("journal"), Flags: host.Direct | fence})
 	if err != nil {
 		return err
 	}
