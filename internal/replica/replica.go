@@ -182,7 +182,7 @@ func (r *Replica) received(now time.Duration, ev Received, fx *Effects) {
 			return
 		}
 		r.inflight++
-		fx.Store = append(fx.Store, Store{ev.Session, ev.ID, ev.Msg})
+		fx.Store = append(fx.Store, Store(ev))
 	}
 }
 

@@ -39,16 +39,6 @@ func (n *node) options() store.Options {
 	return store.Options{Boot: n.boot, TablesMax: 16, FilesMax: 8, JournalBlocks: 64}
 }
 
-// alive wraps do so that it happens only while this process lives.
-func (n *node) alive(do func()) func() {
-	life := n.life
-	return func() {
-		if n.up && n.life == life {
-			do()
-		}
-	}
-}
-
 func (n *node) schedule(delay time.Duration, fire func()) {
 	n.c.after(delay+n.c.between(20*time.Microsecond, n.c.diskMax), fire)
 }
