@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/holdfast-io/holdfast/internal/fault"
 )
 
@@ -89,7 +91,8 @@ func (r *Run) Logf(format string, args ...any) {
 	fmt.Fprintf(r.Log, "%s: %s\n", r.benchmark.Name, fmt.Sprintf(format, args...))
 }
 
-// Scratch returns a new empty directory under Dir, which is removed after the run.
+// Scratch returns a new empty directory under Dir, which is removed after the run. It is
+// locked (flock) until then, so that make stop can tell it from what a killed run left.
 func (r *Run) Scratch() (string, error) {
 	if err := os.MkdirAll(r.Dir, 0o755); err != nil {
 		return "", fault.Wrap("bench.Scratch", err)
@@ -98,6 +101,13 @@ func (r *Run) Scratch() (string, error) {
 	if err != nil {
 		return "", fault.Wrap("bench.Scratch", err)
 	}
-	r.undo = append(r.undo, func() error { return fault.Wrap("bench.Scratch", os.RemoveAll(dir)) })
-	return dir, nil
+	lock, err := os.Open(dir)
+	if err != nil {
+		return "", fault.Wrap("bench.Scratch", err)
+	}
+	r.undo = append(r.undo, func() error {
+		defer lock.Close()
+		return fault.Wrap("bench.Scratch", os.RemoveAll(dir))
+	})
+	return dir, fault.Wrap("bench.Scratch", unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB))
 }
