@@ -25,6 +25,7 @@ var all = slices.Concat(
 	checksumBenchmarks,
 	hostBenchmarks,
 	storeBenchmarks,
+	cowBenchmarks,
 )
 
 func main() {

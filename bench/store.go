@@ -15,6 +15,30 @@ var storeBenchmarks = []bench.Benchmark{{
 	Name: "store/steady",
 	What: "a full volume, read and overwritten, against a full file on the same disk and ring",
 	Run:  benchSteady,
+}, {
+	Name: "store/clean-region",
+	What: "the first write to a clean region, against the next one to it",
+	Run:  benchCleanRegion,
+}, {
+	Name: "store/first-write-after-snapshot",
+	What: "the first write of each block after a snapshot, against overwriting it",
+	Run:  benchAfterSnapshot,
+}, {
+	Name: "store/fill",
+	What: "a thin volume filled at random, against a preallocated and a sparse file",
+	Run:  benchFill,
+}, {
+	Name: "store/snapshot",
+	What: "snapshots and opening of 1 TiB, against 1 GiB",
+	Run:  benchSnapshot,
+}, {
+	Name: "store/clone",
+	What: "a clone of 100 GiB",
+	Run:  benchClone,
+}, {
+	Name: "store/50-snapshots",
+	What: "reads after 50 snapshots, against none; and their deletion",
+	Run:  benchHistory,
 }}
 
 const (

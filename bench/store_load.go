@@ -7,6 +7,7 @@ import (
 
 	"github.com/holdfast-io/holdfast/internal/bench"
 	"github.com/holdfast-io/holdfast/internal/block"
+	"github.com/holdfast-io/holdfast/internal/fault"
 	"github.com/holdfast-io/holdfast/internal/host"
 	"github.com/holdfast-io/holdfast/internal/store"
 )
@@ -63,7 +64,9 @@ func (l load) run(ctx context.Context, d host.Disk, lane lane) (bench.Cost, erro
 			begin(i, time.Now())
 		}
 		for running > 0 {
-			d.Poll(-1)
+			if d.Poll(-1) == 0 && d.InFlight() == 0 && running > 0 {
+				return fault.Bug("bench: nothing is in flight, and %d operations are not done", running)
+			}
 			if err := ctx.Err(); err != nil && failed == nil {
 				failed = err
 			}
@@ -118,9 +121,17 @@ func noise(blocks int) []byte {
 // order is a sequence of places for a load.
 type order func() (at block.Index, more bool)
 
-// randomly goes to places in a volume of so many blocks, for ever.
+// randomly goes to every block of a volume before it goes to one again, for ever: writes
+// that overlap must not be in flight together.
 func randomly(blocks int) order {
-	return func() (block.Index, bool) { return block.Index(rand.IntN(blocks)), true }
+	places, i := rand.Perm(blocks), 0
+	return func() (block.Index, bool) {
+		at := places[i]
+		if i++; i == blocks {
+			i = 0
+		}
+		return block.Index(at), true
+	}
 }
 
 // inTurn goes from the start of a volume to its end, by step, for ever.
