@@ -181,3 +181,5 @@ func connect(dir string) (*keeper.Client, func(), error) {
 		}
 	}, nil
 }
+
+func TestFilesystems(t *testing.T) { attachtest.RunFilesystems(t, suite) }
