@@ -3,6 +3,8 @@ package house
 import (
 	"fmt"
 	"go/ast"
+	"path"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -113,5 +115,43 @@ func TestFailuresPageIsTrue(t *testing.T) {
 	}
 	if got := strings.Count(page, "\n| ") - 1; got != kinds {
 		t.Errorf("docs/failures.md has %d kinds, package fault has %d", got, kinds)
+	}
+}
+
+var (
+	markdownLink = regexp.MustCompile(`\]\(([^)#:]+)(#[^)]*)?\)`)
+	decisionName = regexp.MustCompile(`docs/decisions/(\d{4})`)
+)
+
+// TestReferencesLeadSomewhere follows the links between pages, and the decisions that
+// code names.
+func TestReferencesLeadSomewhere(t *testing.T) {
+	exists, decided := map[string]bool{".": true}, map[string]bool{}
+	files := sources(t)
+	for _, f := range files {
+		for dir := f.path; dir != "."; dir = path.Dir(dir) {
+			exists[dir] = true
+		}
+		if name, ok := strings.CutPrefix(f.path, "docs/decisions/"); ok {
+			number, _, _ := strings.Cut(name, "-")
+			if decided[number] {
+				t.Errorf("%s: there is a decision %s already: take the next free number", f.path, number)
+			}
+			decided[number] = true
+		}
+	}
+	for _, f := range files {
+		if strings.HasSuffix(f.path, ".md") {
+			for _, m := range markdownLink.FindAllSubmatch(f.text, -1) {
+				if to := path.Join(path.Dir(f.path), string(m[1])); !exists[to] {
+					t.Errorf("%s: the link to %s leads nowhere", f.path, m[1])
+				}
+			}
+		}
+		for _, m := range decisionName.FindAllSubmatch(f.text, -1) {
+			if !decided[string(m[1])] {
+				t.Errorf("%s: there is no decision %s", f.path, m[1])
+			}
+		}
 	}
 }
