@@ -71,14 +71,6 @@ func (m *model) settle(b int, seen uint64, durable bool) {
 	m.acked[b] = len(m.history[b])
 }
 
-func (m *model) clone() *model {
-	c := &model{blocks: m.blocks, acked: slices.Clone(m.acked), gone: slices.Clone(m.gone), snapshots: maps.Clone(m.snapshots), nextTag: m.nextTag}
-	for _, h := range m.history {
-		c.history = append(c.history, slices.Clone(h))
-	}
-	return c
-}
-
 // death is how a replica's process ended.
 type death int
 
