@@ -1,8 +1,11 @@
 package attach
 
 import (
+	"context"
+	"errors"
 	"syscall"
 
+	"github.com/holdfast-io/holdfast/internal/block"
 	"github.com/holdfast-io/holdfast/internal/fault"
 )
 
@@ -25,4 +28,13 @@ func Errno(err error) syscall.Errno {
 		return syscall.EOPNOTSUPP
 	}
 	return syscall.EIO
+}
+
+// GaveUp returns the error of a verb whose ctx is done: fault.Timeout or fault.Canceled.
+func GaveUp(ctx context.Context, verb string) error {
+	kind := fault.Canceled
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		kind = fault.Timeout
+	}
+	return fault.E(verb, kind, block.VolumeID{}, ctx.Err())
 }

@@ -97,7 +97,7 @@ func (r *rig) options(change func(o *attach.Options)) attach.Options {
 // commonOptions are the same in the test and in its child process.
 func commonOptions(dir, name string) attach.Options {
 	return attach.Options{
-		Volume: block.VolumeID{0xa7}, Node: NodeOf(dir), Name: name,
+		Volume: Volume, Node: NodeOf(dir), Name: name,
 		Size: volumeSize, BlockSize: block.Size, Depth: 128, LargeDepth: 16, Wait: patience,
 		LinkDir: linkDir(dir), Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
 	}

@@ -17,9 +17,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/holdfast-io/holdfast/internal/attach/fusectl"
+	"github.com/holdfast-io/holdfast/internal/attach"
 	"github.com/holdfast-io/holdfast/internal/attach/packet"
-	"github.com/holdfast-io/holdfast/internal/block"
 	"github.com/holdfast-io/holdfast/internal/fault"
 )
 
@@ -37,7 +36,6 @@ type order struct {
 
 // report is what comes back.
 type report struct {
-	Connection fusectl.Connection `json:"connection,omitempty"`
 	packet.Failure
 }
 
@@ -52,36 +50,30 @@ const (
 
 // Attach says what loop device to set up.
 type Attach struct {
-	Node      block.NodeID `json:"node"`
-	Name      string       `json:"name"` // of the volume
-	BlockSize int          `json:"block_size"`
-	ReadOnly  bool         `json:"read_only,omitempty"`
-	NoDiscard bool         `json:"no_discard,omitempty"`
+	File      string `json:"file"` // name in the root
+	BlockSize int    `json:"block_size"`
+	ReadOnly  bool   `json:"read_only,omitempty"`
+	NoDiscard bool   `json:"no_discard,omitempty"`
 }
 
-// Attached is a device that was set up.
-type Attached struct {
-	Connection fusectl.Connection
-	File, Loop int // descriptors: O_PATH of the file, and of the loop device, for reading
-}
-
-// Attach sets up a loop device over the file of the filesystem whose root, an O_PATH
-// descriptor, is given.
-func (c Command) Attach(ctx context.Context, root int, a Attach) (Attached, error) {
+// Attach sets up a loop device over a file of the filesystem whose root, an O_PATH
+// descriptor, is given. It returns an O_PATH descriptor of the file, and one of the
+// loop device, for reading, by which it is held.
+func (c Command) Attach(ctx context.Context, root int, a Attach) (file, loop int, err error) {
 	p, err := c.start(ctx)
 	if err != nil {
-		return Attached{}, err
+		return -1, -1, err
 	}
 	defer p.end()
-	r, files, err := p.do(order{Verb: verbAttach, Attach: a}, root)
-	if err != nil {
-		return Attached{}, err
+	_, files, err := p.do(order{Verb: verbAttach, Attach: a}, root)
+	if err == nil && len(files) == 2 {
+		return files[0], files[1], nil
 	}
-	if len(files) != 2 {
-		packet.CloseAll(files)
-		return Attached{}, fault.Errorf("errand.Attach", fault.Internal, "%d files came back", len(files))
+	packet.CloseAll(files)
+	if err == nil {
+		err = fault.Errorf("errand.Attach", fault.Internal, "%d files came back", len(files))
 	}
-	return Attached{Connection: r.Connection, File: files[0], Loop: files[1]}, nil
+	return -1, -1, err
 }
 
 // Resize has the kernel learn the file's size, which must be size by now, and makes
@@ -194,7 +186,7 @@ func (p *process) do(o order, files ...int) (r report, back []int, err error) {
 	switch {
 	case p.ctx.Err() != nil:
 		packet.CloseAll(back)
-		return r, nil, fault.E("errand."+o.Verb, fault.Timeout, block.VolumeID{}, p.ctx.Err())
+		return r, nil, attach.GaveUp(p.ctx, "errand."+o.Verb)
 	case err != nil:
 		return r, nil, fault.Errorf("errand."+o.Verb, fault.Unavailable, "the process ended before it reported: %w", err)
 	}

@@ -10,8 +10,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/holdfast-io/holdfast/internal/attach"
-	"github.com/holdfast-io/holdfast/internal/attach/fusectl"
 	"github.com/holdfast-io/holdfast/internal/attach/loopdev"
 	"github.com/holdfast-io/holdfast/internal/attach/packet"
 	"github.com/holdfast-io/holdfast/internal/fault"
@@ -79,25 +77,20 @@ func (e *errand) do(o order, files []int) (report, []int) {
 func failed(err error) report { return report{Failure: packet.Fail(err)} }
 
 func doAttach(root int, a Attach) (report, []int) {
-	c, err := fusectl.Of(root)
-	if err != nil {
-		return failed(err), nil
-	}
-	name := attach.NewFileName(a.Node, c, a.Name).String()
 	mode := unix.O_RDWR
 	if a.ReadOnly {
 		mode = unix.O_RDONLY
 	}
-	backing, err := unix.Openat(root, name, mode|unix.O_DIRECT|unix.O_CLOEXEC, 0)
+	backing, err := unix.Openat(root, a.File, mode|unix.O_DIRECT|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return failed(&os.PathError{Op: "open", Path: name, Err: err}), nil
+		return failed(&os.PathError{Op: "open", Path: a.File, Err: err}), nil
 	}
 	defer unix.Close(backing)
-	file, err := unix.Openat(root, name, unix.O_PATH|unix.O_CLOEXEC, 0)
+	file, err := unix.Openat(root, a.File, unix.O_PATH|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return failed(&os.PathError{Op: "open", Path: name, Err: err}), nil
+		return failed(&os.PathError{Op: "open", Path: a.File, Err: err}), nil
 	}
-	loop, err := loopdev.Attach(loopdev.Config{Backing: backing, Name: name, BlockSize: a.BlockSize, ReadOnly: a.ReadOnly})
+	loop, err := loopdev.Attach(loopdev.Config{Backing: backing, Name: a.File, BlockSize: a.BlockSize, ReadOnly: a.ReadOnly})
 	if err != nil {
 		_ = unix.Close(file) // opened as a path
 		return failed(err), nil
@@ -105,7 +98,7 @@ func doAttach(root int, a Attach) (report, []int) {
 	if a.NoDiscard && !a.ReadOnly {
 		loop.LearnDiscards()
 	}
-	return report{Connection: c}, []int{file, loop.FD()}
+	return report{}, []int{file, loop.FD()}
 }
 
 func doResize(file, loopFD int, size int64) error {

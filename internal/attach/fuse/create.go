@@ -9,6 +9,7 @@ import (
 
 	"github.com/holdfast-io/holdfast/internal/attach"
 	"github.com/holdfast-io/holdfast/internal/attach/errand"
+	"github.com/holdfast-io/holdfast/internal/attach/fusectl"
 	"github.com/holdfast-io/holdfast/internal/attach/packet"
 )
 
@@ -69,9 +70,13 @@ func (f *Frontend) mount() error {
 	if err != nil {
 		return err
 	}
+	c, err := fusectl.Of(root)
 	f.mu.Lock()
-	f.node = root // which holds the connection, until there is the file's
+	f.node, f.meta.Connection = root, c // which holds the connection, until there is the file's
 	f.mu.Unlock()
+	if err != nil {
+		return err
+	}
 	return f.on(func() {
 		f.server.building = true
 		f.server.resume()
@@ -80,17 +85,17 @@ func (f *Frontend) mount() error {
 
 // build has the loop device set up, while the server answers.
 func (f *Frontend) build(ctx context.Context, m meta) error {
-	a, err := f.errand.Attach(ctx, f.node, errand.Attach{
-		Node: f.o.Node, Name: f.o.Name, BlockSize: f.o.BlockSize, ReadOnly: f.o.ReadOnly, NoDiscard: f.o.NoDiscard})
+	m.Phase, m.Connection = ready, f.meta.Connection
+	file, loop, err := f.errand.Attach(ctx, f.node, errand.Attach{File: attach.NewFileName(f.o.Node, m.Connection, f.o.Name).String(),
+		BlockSize: f.o.BlockSize, ReadOnly: f.o.ReadOnly, NoDiscard: f.o.NoDiscard})
 	if err != nil {
 		return err
 	}
 	f.mu.Lock()
 	packet.CloseAll([]int{f.node})
-	f.node, f.meta.Connection = a.File, a.Connection
+	f.node = file
 	f.mu.Unlock()
-	m.Phase, m.Connection = ready, a.Connection
-	if err := f.hold(a.Loop); err != nil {
+	if err := f.hold(loop); err != nil {
 		return err
 	}
 	built := func() { f.server.building, m.Resend = false, f.server.hasResend }

@@ -51,7 +51,7 @@ func (f *Frontend) drain(ctx context.Context) error {
 		}
 	})
 	if err == nil {
-		err = fault.E("fuse.drain", fault.Timeout, f.o.Volume, ctx.Err())
+		err = attach.GaveUp(ctx, "fuse.drain")
 	}
 	return err
 }
@@ -126,7 +126,7 @@ func (f *Frontend) Stop(ctx context.Context) error {
 	case <-f.ended:
 		return f.Err()
 	case <-ctx.Done():
-		return fault.E("fuse.Stop", fault.Timeout, f.o.Volume, ctx.Err())
+		return attach.GaveUp(ctx, "fuse.Stop")
 	}
 }
 
@@ -251,9 +251,7 @@ func (f *Frontend) awaitEnd() {
 		return
 	case <-f.gone:
 	}
-	if err := attach.Unlink(f.o.LinkDir, f.o.Name, f.Device().Path); err != nil {
-		f.o.Log.Warn("the device's link stays", obs.Err(err))
-	}
+	f.unlink(f.Device().Path)
 	f.forget()
 	<-f.drained
 	f.letGo()
@@ -264,6 +262,13 @@ func (f *Frontend) awaitEnd() {
 	}
 	f.mu.Unlock()
 	f.finish(err)
+}
+
+// unlink removes the link of the device at path.
+func (f *Frontend) unlink(path string) {
+	if err := attach.Unlink(f.o.LinkDir, f.o.Name, path); err != nil {
+		f.o.Log.Warn("the device's link stays", obs.Err(err))
+	}
 }
 
 // finish ends the front end.

@@ -145,7 +145,7 @@ func (f *Frontend) controlled(ctx context.Context, op string, work func() error)
 	case f.control <- struct{}{}:
 		defer func() { <-f.control }()
 	case <-ctx.Done():
-		return fault.E(op, fault.Timeout, f.o.Volume, ctx.Err())
+		return attach.GaveUp(ctx, op)
 	}
 	if err := work(); err != nil {
 		return fault.E(op, fault.KindOf(err), f.o.Volume, err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 
+	"github.com/holdfast-io/holdfast/internal/attach"
 	"github.com/holdfast-io/holdfast/internal/attach/keeper"
 	"github.com/holdfast-io/holdfast/internal/attach/loopdev"
 	"github.com/holdfast-io/holdfast/internal/attach/packet"
@@ -28,7 +29,7 @@ func (f *Frontend) takeOver(ctx context.Context, e keeper.Entry, m meta, files [
 		err = f.put(ctx, m)
 	}
 	if err != nil {
-		f.letGo()
+		f.giveUp()
 		f.finish(err)
 		return err
 	}
@@ -38,6 +39,20 @@ func (f *Frontend) takeOver(ctx context.Context, e keeper.Entry, m meta, files [
 		go f.leave(err, resumed)
 	}
 	return err
+}
+
+// giveUp leaves the device as it was, unless that was aborted.
+func (f *Frontend) giveUp() {
+	select {
+	case <-f.aborted:
+		f.mu.Lock()
+		path := f.loop.Path()
+		f.mu.Unlock()
+		f.unlink(path)
+		f.forget()
+	default:
+	}
+	f.letGo()
 }
 
 // serve begins to serve, and does what a predecessor may have left half done, or what
@@ -156,6 +171,6 @@ func (f *Frontend) fence(ctx context.Context) error {
 	case <-f.aborted:
 		return fault.Errorf("fuse.fence", fault.Canceled, "the device was aborted")
 	case <-ctx.Done():
-		return fault.E("fuse.fence", fault.Timeout, f.o.Volume, ctx.Err())
+		return attach.GaveUp(ctx, "fuse.fence")
 	}
 }

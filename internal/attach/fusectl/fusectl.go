@@ -25,17 +25,16 @@ type Connection uint32
 // String prints the number.
 func (c Connection) String() string { return strconv.FormatUint(uint64(c), 10) }
 
-// Of returns the connection that an open file is on. For the file of a server that
-// does not answer, open it with O_PATH before.
+// Of returns the connection that an open file is on, without asking its server.
 func Of(fd int) (Connection, error) {
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
+	var st unix.Statx_t
+	if err := unix.Statx(fd, "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC, 0, &st); err != nil {
 		return 0, fault.Errorf("fusectl.Of", fault.KindOf(err), "%w", err)
 	}
-	if unix.Major(st.Dev) != 0 {
-		return 0, fault.Errorf("fusectl.Of", fault.Invalid, "the file is on device %d:%d, no FUSE connection", unix.Major(st.Dev), unix.Minor(st.Dev))
+	if st.Dev_major != 0 {
+		return 0, fault.Errorf("fusectl.Of", fault.Invalid, "the file is on device %d:%d, no FUSE connection", st.Dev_major, st.Dev_minor)
 	}
-	return Connection(unix.Minor(st.Dev)), nil
+	return Connection(st.Dev_minor), nil
 }
 
 // Abort ends the connection: requests fail, those that wait too. One that does not

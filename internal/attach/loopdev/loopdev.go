@@ -24,8 +24,8 @@ import (
 	"github.com/holdfast-io/holdfast/internal/fault"
 )
 
-// major is the device number of /dev/loopN, with N.
-const major = 7
+// Major is the device number of /dev/loopN, with N.
+const Major = 7
 
 // tries is how often a free loop device may be snatched from us.
 const tries = 100
@@ -109,7 +109,7 @@ func Held(fd int) (*Device, error) {
 	if err := unix.Fstat(fd, &st); err != nil {
 		return nil, fault.Errorf("loopdev.Held", fault.KindOf(err), "%w", err)
 	}
-	if st.Mode&unix.S_IFMT != unix.S_IFBLK || unix.Major(st.Rdev) != major {
+	if st.Mode&unix.S_IFMT != unix.S_IFBLK || unix.Major(st.Rdev) != Major {
 		return nil, fault.Errorf("loopdev.Held", fault.Invalid, "descriptor %d is no loop device", fd)
 	}
 	return &Device{Number: int(unix.Minor(st.Rdev)), fd: fd}, nil
@@ -273,7 +273,7 @@ func open(n, flags int) (int, error) {
 	if !errors.Is(err, unix.ENOENT) {
 		return fd, err
 	}
-	if err := unix.Mknod(path(n), unix.S_IFBLK|0o600, int(unix.Mkdev(major, uint32(n)))); err != nil && !errors.Is(err, unix.EEXIST) {
+	if err := unix.Mknod(path(n), unix.S_IFBLK|0o600, int(unix.Mkdev(Major, uint32(n)))); err != nil && !errors.Is(err, unix.EEXIST) {
 		return -1, err
 	}
 	return unix.Open(path(n), flags|unix.O_CLOEXEC, 0)
