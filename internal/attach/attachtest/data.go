@@ -32,24 +32,25 @@ func sizes(t *testing.T, s Suite) {
 // where they belong, for both block sizes.
 func readReturnsWritten(t *testing.T, s Suite) {
 	for _, blockSize := range []int{4096, 512} {
-		r := newRig(t, s, func(o *attach.Options) { o.BlockSize = blockSize })
+		const size = 16 << 20
+		r := newRig(t, s, func(o *attach.Options) { o.BlockSize, o.Size = blockSize, size })
 		c := r.client()
-		model := make([]byte, volumeSize)
-		for range 150 {
+		model := make([]byte, size)
+		for range 100 {
 			most := 64 << 10
 			if r.rand.IntN(4) == 0 {
 				most = 5 << 20
 			}
 			n := (1 + r.rand.IntN(most/blockSize)) * blockSize
-			at := r.rand.IntN((volumeSize-n)/blockSize+1) * blockSize
+			at := r.rand.IntN((size-n)/blockSize+1) * blockSize
 			data := r.noise(n)
 			r.must(c.Write(data, int64(at)))
 			copy(model[at:], data)
-			at, n = max(0, at-blockSize), min(n+2*blockSize, volumeSize-at)
+			at, n = max(0, at-blockSize), min(n+2*blockSize, size-at)
 			r.expect(c, int64(at), model[at:at+n])
 		}
 		r.expect(c, 0, model)
-		if got := r.memory.Bytes(0, volumeSize); firstDifference(got, model) >= 0 {
+		if got := r.memory.Bytes(0, size); firstDifference(got, model) >= 0 {
 			t.Errorf("the backend has something else at %d", firstDifference(got, model))
 		}
 		c.Close()

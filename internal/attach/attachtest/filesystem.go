@@ -19,6 +19,9 @@ import (
 // RunFilesystems puts filesystems on devices that outlive their process, and fio
 // between them and the kills. It needs fio, mkfs.ext4, mkfs.xfs and fstrim.
 func RunFilesystems(t *testing.T, s Suite) {
+	if testing.Short() {
+		t.Skip("filesystems and fio take their time")
+	}
 	for _, test := range []struct {
 		name string
 		run  func(t *testing.T, s Suite)

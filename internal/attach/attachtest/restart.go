@@ -71,12 +71,15 @@ func (o *outliving) end() {
 	}
 }
 
-// killsEnv says how often a process is killed under load; 15 times unless it says more.
+// killsEnv says how often a process is killed under load, instead of 15 times.
 const killsEnv = "HOLDFAST_TEST_KILLS"
 
 func kills() int {
 	if n, err := strconv.Atoi(os.Getenv(killsEnv)); err == nil {
 		return n
+	}
+	if testing.Short() {
+		return 4
 	}
 	return 15
 }
