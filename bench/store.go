@@ -39,6 +39,10 @@ var storeBenchmarks = []bench.Benchmark{{
 	Name: "store/50-snapshots",
 	What: "reads after 50 snapshots, against none; and their deletion",
 	Run:  benchHistory,
+}, {
+	Name: "store/wide",
+	What: "reads all over a volume with more files and tables than memory holds",
+	Run:  benchWide,
 }}
 
 const (
