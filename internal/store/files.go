@@ -164,6 +164,7 @@ func (t *task) shrinkFiles() {
 			i = -1
 		}
 	}
+	flushed := false
 	for len(r.files.list) > r.opts.FilesMax {
 		var victim *file
 		for _, f := range r.files.list {
@@ -172,7 +173,8 @@ func (t *task) shrinkFiles() {
 			}
 		}
 		if victim == nil {
-			if len(r.files.list) > 2*r.opts.FilesMax && !r.flusher.inside(t) {
+			if len(r.files.list) > 2*r.opts.FilesMax && !r.flusher.inside(t) && !flushed {
+				flushed = true // once: what is in use all the same can't be closed
 				if t.flush() != nil {
 					return
 				}
