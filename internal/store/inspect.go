@@ -217,7 +217,7 @@ func (i *Inspection) readRegions(t *task) error {
 		}
 		if rg.bad != nil {
 			i.report.add(Finding{Damage: true, What: "region record", File: "regions", Extent: i.blocks(n),
-				Detail: rg.bad.Error(), Cure: cureRegion})
+				Detail: detail(rg.bad), Cure: cureRegion})
 		}
 		return true
 	})

@@ -9,7 +9,7 @@ import (
 )
 
 // readJournal decides which records of the journal count, as openJournal does, and notes
-// them for the tables that they belong to.
+// them for the tables that they belong to. After a clean close none does.
 func (i *Inspection) readJournal(t *task) error {
 	r := i.r
 	ring, err := i.readRing(t)
@@ -17,19 +17,34 @@ func (i *Inspection) readJournal(t *task) error {
 		return err
 	}
 	h := readHistory(ring, r.man.Volume)
-	same := r.man.Journal == 0 && r.opts.Boot != 0 && h.boot == r.opts.Boot
-	i.journal = JournalInfo{Clean: r.man.Journal != 0, Session: h.session, Blocks: uint64(len(ring) / block.Size),
-		Tail: max(h.tail, 1), Durable: h.durable, End: h.durable}
-	switch {
-	case i.journal.Clean:
-		i.journal.End = r.man.Journal - 1
-	case same:
-		i.journal.End = h.last
+	info := JournalInfo{Clean: r.man.Journal != 0, Session: h.session, Blocks: uint64(len(ring) / block.Size)}
+	if info.Clean {
+		info.Tail, info.Durable, info.End = r.man.Journal, r.man.Journal-1, r.man.Journal-1
+	} else {
+		info.Tail = max(h.tail, r.man.JournalTail, 1)
+		info.Durable = max(h.durable, info.Tail-1)
+		info.End = info.Durable
+		if end := h.through(info.Durable); h.blocks[end] != nil && r.opts.Boot != 0 && h.blocks[end].boot == r.opts.Boot {
+			info.End = end
+			if h.hasRecords(end + 1) {
+				i.damagedJournal("block %d, which is needed, is damaged", end+1)
+			}
+		}
 	}
-	if same && h.last < h.durable {
-		i.damagedJournal("blocks up to %d are durable, but the last one is %d", h.durable, h.last)
+	i.journal = info
+	r.journal.durable, r.journal.replay = info.Durable, make(replayMap)
+	if err := i.replay(t, h); err != nil {
+		return err
 	}
-	r.journal.durable, r.journal.replay = h.durable, make(replayMap)
+	i.noteUnread(ring)
+	for _, records := range r.journal.replay {
+		i.journal.Records += int64(len(records))
+	}
+	return nil
+}
+
+// replay notes the records of the blocks that count.
+func (i *Inspection) replay(t *task, h history) error {
 	first, lost := uint64(0), 0
 	for n := i.journal.Tail; n <= i.journal.End; n++ {
 		b := h.blocks[n]
@@ -40,16 +55,13 @@ func (i *Inspection) readJournal(t *task) error {
 			continue
 		}
 		i.report.JournalBlocks++
-		if err := i.collect(t, b, same && n > h.proven); err != nil {
+		// What is beyond the durable blocks counts as far as it is there.
+		if err := i.collect(t, b, n > i.journal.Durable && n > h.proven); err != nil {
 			return err
 		}
 	}
 	if lost > 0 {
 		i.damagedJournal("%d blocks that are needed are damaged, the first is %d", lost, first)
-	}
-	i.noteUnread(ring, h)
-	for _, records := range r.journal.replay {
-		i.journal.Records += int64(len(records))
 	}
 	return nil
 }
@@ -153,8 +165,8 @@ func (i *Inspection) readFile(t *task, key fileKey, offset int64, buf []byte) (h
 }
 
 // noteUnread reports damage in parts of the ring that nothing needs any more.
-func (i *Inspection) noteUnread(ring []byte, h history) {
-	count, bad := uint64(len(ring)/block.Size), 0
+func (i *Inspection) noteUnread(ring []byte) {
+	count, bad := i.journal.Blocks, 0
 	for at := range count {
 		b := ring[at*block.Size : (at+1)*block.Size]
 		if allZero(b) {
@@ -164,7 +176,7 @@ func (i *Inspection) noteUnread(ring []byte, h history) {
 			continue
 		}
 		// A damaged block in the place of one that is needed has been reported.
-		needed := i.journal.End >= i.journal.Tail && (at+count-i.journal.Tail%count)%count <= i.journal.End-i.journal.Tail
+		needed := (at+count-i.journal.Tail%count)%count < i.journal.End+1-i.journal.Tail
 		if !needed {
 			bad++
 		}

@@ -99,8 +99,10 @@ func (i *Inspection) decode(f *chunkFile, k int, copies []byte) {
 	r := i.r
 	key := tableKey{regionOf(f.key.chunk, k), f.key.gen}
 	rg := r.regions.at(key.region)
-	if g := rg.tableGen; g != 0 && r.chunk(f.key.chunk).newest(g) != g {
-		rg.tableGen = r.chunk(f.key.chunk).after(g) // merged into it
+	if c := r.chunk(f.key.chunk); rg.tableGen != 0 && c.newest(rg.tableGen) != rg.tableGen {
+		if into := c.after(rg.tableGen); into != 0 { // if not, it is missing
+			rg.tableGen = into // merged into it
+		}
 	}
 	f.tables[k], f.bad[k] = r.chooseCopy(key, copies[:2*tableSize])
 	tab := new(table)
@@ -197,7 +199,7 @@ func (i *Inspection) find(t *task, n block.Region, gen block.Generation) (*table
 		return nil, nil, fault.E("store.Inspect", fault.NotFound, r.man.Volume, fmt.Errorf("generation %d does not exist", gen))
 	}
 	if rg := r.regions.peek(n); rg != nil && rg.bad != nil {
-		return nil, nil, r.corrupt("store.Inspect", gen, n.Start(), "region record", "%v", rg.bad)
+		return nil, nil, rg.bad
 	}
 	return view(i.load(t, n.Chunk()), n.InChunk(), gen)
 }
@@ -261,6 +263,6 @@ func (i *Inspection) locate(t *task, b block.Index, gen block.Generation) (Place
 	}
 	rg := i.r.regions.at(b.Region())
 	place.File, place.Offset, place.Sum = i.fileName(fileKey{b.Chunk(), e.holder}), slotOffset(e.slot), e.sum
-	place.Suspect = !i.journal.Clean && rg.since != 0 && e.holder >= rg.since
+	place.Suspect = rg.suspect && e.holder >= rg.since
 	return place, nil
 }
