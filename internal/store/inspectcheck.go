@@ -84,8 +84,8 @@ func (x *checker) checkChunk(n block.Chunk, files []*chunkFile) {
 	}
 	for _, f := range files {
 		if f.err == nil && !x.needed[f.key.gen] && x.r.obsolete(x.r.chunk(n), f.key.gen) && len(x.r.man.Reclaim) == 0 {
-			x.report.add(Finding{What: "chunk file", File: f.name, Cure: cureNothing,
-				Detail: fmt.Sprintf("no generation needs it; its %d bytes are free once nothing else links to it and it is removed", f.stat.Allocated)})
+			x.report.add(Finding{What: "chunk file", File: f.name, Cure: cureNothing + ": it costs space, and no more",
+				Detail: fmt.Sprintf("no generation needs it, and it takes %d bytes", f.stat.Allocated)})
 		}
 	}
 }
