@@ -137,6 +137,8 @@ type process struct {
 	cmd    *exec.Cmd
 	socket *net.UnixConn
 	stop   func() bool
+
+	reported bool // the last order was carried out, or not
 }
 
 // start starts a process. What it says on its standard error is lost; its report says
@@ -180,9 +182,11 @@ func pair() (*net.UnixConn, *os.File, error) {
 
 // do sends an order and waits for the report.
 func (p *process) do(o order, files ...int) (r report, back []int, err error) {
+	p.reported = false
 	if err = packet.Send(p.socket, o, files); err == nil {
 		back, err = packet.Receive(p.socket, &r)
 	}
+	p.reported = err == nil
 	switch {
 	case p.ctx.Err() != nil:
 		packet.CloseAll(back)
@@ -193,9 +197,17 @@ func (p *process) do(o order, files ...int) (r report, back []int, err error) {
 	return r, back, r.Err("errand." + o.Verb)
 }
 
-// end lets the process go. It may take its time.
+// end lets the process go, and waits for that if it has reported: then it has nothing
+// to wait for itself, and until it is gone it has the device open.
 func (p *process) end() {
 	p.stop()
 	_ = p.socket.Close() // which ends it
-	go func() { _ = p.cmd.Wait() }()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = p.cmd.Wait() // its report said it all
+	}()
+	if p.reported {
+		<-ended
+	}
 }

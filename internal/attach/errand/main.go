@@ -1,9 +1,12 @@
 package errand
 
 import (
+	"bytes"
+	"fmt"
 	"net"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -140,9 +143,14 @@ func (e *errand) flush(fd int) error {
 	return loopdev.Sync(loop.Path())
 }
 
-// detachWait is how long a loop device may take to go away. Most kernels have done it
-// when the last descriptor is closed.
-const detachWait = 100 * time.Millisecond
+const (
+	// detachWait is how long a loop device may take to go away. Most kernels have done it
+	// when the last descriptor is closed.
+	detachWait = 100 * time.Millisecond
+	// fellowWait is how long errands of a dead sender, which are about to end, may have it
+	// open.
+	fellowWait = 10 * time.Second
+)
 
 // detach is the second half: it closes the last descriptor that is ours.
 func (e *errand) detach() (report, []int) {
@@ -152,19 +160,48 @@ func (e *errand) detach() (report, []int) {
 	n := e.loop.Number
 	name, _ := loopdev.Backing(n)
 	e.loop.Close()
-	for end := time.Now().Add(detachWait); ; time.Sleep(time.Millisecond) {
+	began, users := time.Now(), []int(nil)
+	for wait := detachWait; time.Since(began) < wait; time.Sleep(time.Millisecond) {
 		if now, bound := loopdev.Backing(n); !bound || now != name {
 			return report{}, nil
 		}
-		if time.Now().After(end) {
-			break
+		if time.Since(began) < detachWait/2 {
+			continue
+		}
+		if users = e.loop.Users(); slices.ContainsFunc(users, isFellow) {
+			wait = fellowWait
+		} else {
+			wait = detachWait
 		}
 	}
 	r, held := hold(n, name)
 	if len(held) > 0 {
-		r = failed(fault.WithCure(fault.Errorf("errand.detach", fault.Busy, "%s is open", e.loop.Path()), "end "+e.loop.Users()))
+		r = failed(fault.WithCure(fault.Errorf("errand.detach", fault.Busy, "%s is open", e.loop.Path()), "end "+describe(users)))
 	}
 	return r, held
+}
+
+// isFellow reports whether a process is an errand's too.
+func isFellow(pid int) bool {
+	mine, err := os.ReadFile("/proc/self/cmdline")
+	if err != nil {
+		return false
+	}
+	its, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	return err == nil && bytes.Equal(mine, its)
+}
+
+// describe names processes: "process 12 (fio), process 13 (dd)".
+func describe(pids []int) string {
+	if len(pids) == 0 {
+		return "its users"
+	}
+	var names []string
+	for _, pid := range pids {
+		comm, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid)) // it may have ended
+		names = append(names, fmt.Sprintf("process %d (%s)", pid, bytes.TrimSpace(comm)))
+	}
+	return strings.Join(names, ", ")
 }
 
 // hold opens device n if it is over the file of that name.

@@ -30,6 +30,10 @@ func TestMain(m *testing.M) {
 	if len(os.Args) == 2 && os.Args[1] == errandArg {
 		os.Exit(errand.Main())
 	}
+	// A process built for the race detector sleeps for a second when it exits.
+	if err := os.Setenv("GORACE", "atexit_sleep_ms=0"); err != nil {
+		panic(err)
+	}
 	attachtest.Main(m, suite)
 }
 

@@ -174,27 +174,20 @@ func (d *Device) Claimed() (bool, error) {
 	return false, nil
 }
 
-// Users returns who has the device open, as far as this process, which is left out, can
-// see it: "process 12 (fio), process 13 (dd)", or "its users".
-func (d *Device) Users() string {
-	var users []string
+// Users returns the processes that have the device open, as far as this one, which is
+// left out, can see them.
+func (d *Device) Users() (pids []int) {
 	links, _ := filepath.Glob("/proc/[0-9]*/fd/*") // the pattern is good
 	for _, link := range links {
-		pid := strings.Split(link, "/")[2]
-		target, err := os.Readlink(link)
-		if err != nil || target != d.Path() || pid == strconv.Itoa(os.Getpid()) {
+		if target, err := os.Readlink(link); err != nil || target != d.Path() {
 			continue
 		}
-		comm, _ := os.ReadFile("/proc/" + pid + "/comm") // it may have ended
-		user := fmt.Sprintf("process %s (%s)", pid, strings.TrimSpace(string(comm)))
-		if !slices.Contains(users, user) {
-			users = append(users, user)
+		pid, err := strconv.Atoi(strings.Split(link, "/")[2])
+		if err == nil && pid != os.Getpid() && !slices.Contains(pids, pid) {
+			pids = append(pids, pid)
 		}
 	}
-	if len(users) == 0 {
-		return "its users"
-	}
-	return strings.Join(users, ", ")
+	return pids
 }
 
 const blkGetSize64 = 0x80081272
