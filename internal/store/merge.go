@@ -105,7 +105,7 @@ func (t *task) pairSize(n block.Chunk, a, b block.Generation) (int64, error) {
 // false, without error, when the chunk is not fit for it now.
 func (t *task) merge(n block.Chunk, c *chunk, from, into block.Generation) (bool, error) {
 	r := t.r
-	old, err := t.mergeTables(n, from, into)
+	old, err := t.mergeTables(n, c, from, into)
 	if err != nil || old == nil {
 		return false, err
 	}
@@ -117,6 +117,11 @@ func (t *task) merge(n block.Chunk, c *chunk, from, into block.Generation) (bool
 	merged, moves, ok := planMerge(old, from, into)
 	if !ok {
 		return false, nil
+	}
+	// What the next newer view replaced is left out: it must not be forgotten once that
+	// is gone.
+	if err := t.flush(); err != nil {
+		return false, err
 	}
 	name := r.chunkPath(fileKey{n, into}) + mergeSuffix
 	op, err := t.do(host.Op{Kind: host.OpOpen, Path: name, Flags: host.Create | host.Direct})
@@ -162,10 +167,21 @@ func (t *task) merge(n block.Chunk, c *chunk, from, into block.Generation) (bool
 }
 
 // tablePair is a region's tables in the two files of a merge; either may be nil.
-type tablePair struct{ from, into *table }
+type tablePair struct {
+	from, into *table
+	// next is the region's table in the next newer file, if there is one and no generation
+	// shows into's: then only what next has of the two files is needed, and slots of the
+	// rest may have been punched.
+	next *table
+}
+
+// needs reports whether somebody may read block i of the merged table, which e is.
+func (p tablePair) needs(i int, e entry) bool {
+	return p.next == nil || p.next.at(i).state == data && p.next.holders[i] == e.holder
+}
 
 func (p tablePair) unpin() {
-	for _, tab := range []*table{p.from, p.into} {
+	for _, tab := range []*table{p.from, p.into, p.next} {
 		if tab != nil {
 			tab.pins--
 		}
@@ -174,10 +190,14 @@ func (p tablePair) unpin() {
 
 // mergeTables loads and pins the tables of both files. It returns nil when one of them
 // is not settled on disk yet.
-func (t *task) mergeTables(n block.Chunk, from, into block.Generation) ([]tablePair, error) {
+func (t *task) mergeTables(n block.Chunk, c *chunk, from, into block.Generation) ([]tablePair, error) {
 	r := t.r
 	var pairs []tablePair
 	fit := true
+	next := block.Generation(0)
+	if r.obsolete(c, into) {
+		next = c.after(into)
+	}
 	var failed error
 	for i := range block.RegionsPerChunk {
 		region := block.Region(int(n)*block.RegionsPerChunk + i)
@@ -191,7 +211,10 @@ func (t *task) mergeTables(n block.Chunk, from, into block.Generation) ([]tableP
 		for _, x := range []struct {
 			gen block.Generation
 			tab **table
-		}{{from, &p.from}, {into, &p.into}} {
+		}{{from, &p.from}, {into, &p.into}, {next, &p.next}} {
+			if x.gen == 0 {
+				continue
+			}
 			tab, err := t.loadTable(tableKey{region, x.gen})
 			if err != nil {
 				failed = err
@@ -200,7 +223,7 @@ func (t *task) mergeTables(n block.Chunk, from, into block.Generation) ([]tableP
 			if tab != nil {
 				tab.pins++
 				*x.tab = tab
-				fit = fit && !tab.dirty && tab.seq != 0
+				fit = fit && (x.gen == next || !tab.dirty && tab.seq != 0)
 			}
 		}
 		pairs = append(pairs, p)
@@ -252,6 +275,10 @@ func planMerge(old []tablePair, from, into block.Generation) (merged []*table, m
 		for i := range block.PerRegion {
 			e := tab.at(i)
 			gen, slot := e.holder, e.slot
+			if e.state == data && (e.holder == from || e.holder == into) && !p.needs(i, e) {
+				tab.set(i, entry{state: zeroed, holder: into, sum: block.ZeroSum})
+				continue
+			}
 			switch {
 			case e.state == data && e.holder == from:
 				for free < block.PerChunk && used[free] {
