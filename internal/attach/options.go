@@ -54,7 +54,8 @@ type Options struct {
 	// Fence is called on the loop's goroutine when a device is taken over, and calls done
 	// there when nothing that a predecessor began can take effect any more. A write of
 	// a dead process may still be in a disk's queue or in a socket; landing late, it
-	// would undo a newer one. nil means that the backend needs no fence.
+	// would undo a newer one. A read of a dead process may still land in a buffer that
+	// is used again. nil means that the backend needs no fence.
 	Fence func(done func(error))
 
 	LinkDir string       // directory of the stable names; "" is DefaultLinkDir

@@ -88,6 +88,7 @@ var tests = []struct {
 	{name: "StopThenStartAgain", run: startAgain},
 	{name: "AbortFreesAStuckDevice", run: abort},
 	{name: "AbortedNameCanBeUsedAgain", run: abortThenStart},
+	{name: "AbortMeetsWhateverIsUnderWay", run: abortMeets},
 	{name: "HandOverInOneProcess", run: handOver, outlives: true},
 	{name: "HandOverThatTakesTooLongGoesOn", run: handOverLate, outlives: true},
 	{name: "FailedFenceLeavesTheDevice", run: fenceFails, outlives: true},

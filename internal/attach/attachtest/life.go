@@ -3,11 +3,13 @@ package attachtest
 import (
 	"context"
 	"errors"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/holdfast-io/holdfast/internal/attach"
 	"github.com/holdfast-io/holdfast/internal/fault"
@@ -221,6 +223,35 @@ func abortThenStart(t *testing.T, s Suite) {
 		r.must(fresh.Write(data, 0))
 		r.expect(fresh, 0, data)
 		fresh.Close()
+	}
+}
+
+func abortMeets(t *testing.T, s Suite) {
+	for i, underWay := range []func(r *rig) error{
+		func(r *rig) error { return r.front.Resize(r.patient(), 2*volumeSize) },
+		func(r *rig) error { return r.front.Stop(r.patient()) },
+		func(r *rig) error { return r.front.HandOver(r.patient()) },
+	} {
+		for j := range 4 {
+			r := newRig(t, s, nil)
+			r.strict.Size.Store(2 * volumeSize)
+			c := r.client()
+			write := background(func() error { return c.Write(host.Buffer(1<<20), 0) })
+			done := background(func() error { return underWay(r) })
+			if j%2 == 0 {
+				<-time.After(rand.N(30 * time.Millisecond))
+			}
+			r.must(r.front.Abort())
+			<-r.front.Ended()
+			if err := <-done; err == nil && i == 2 && s.Rescue != nil {
+				s.Rescue(r.dir) // handed over in time: the abort came too late
+			}
+			<-write // with whatever result
+			c.Close()
+			if _, err := os.Lstat(filepath.Join(linkDir(r.dir), "vol")); err == nil && i < 2 {
+				t.Error("the link is still there")
+			}
+		}
 	}
 }
 

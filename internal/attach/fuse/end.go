@@ -31,10 +31,15 @@ func (f *Frontend) HandOver(ctx context.Context) error {
 }
 
 // drain stops reading requests and waits until those that were read are answered. If
-// it fails, the server reads on.
+// it fails, the server reads on, or the connection is gone.
 func (f *Frontend) drain(ctx context.Context) error {
 	idle := make(chan struct{})
-	if err := f.on(func() { f.server.pause(func() { close(idle) }) }); err != nil {
+	err := f.on(func() {
+		if !f.server.gone {
+			f.server.pause(func() { close(idle) })
+		}
+	})
+	if err != nil {
 		return err
 	}
 	select {
@@ -42,18 +47,18 @@ func (f *Frontend) drain(ctx context.Context) error {
 		return nil
 	case <-f.gone:
 		return fault.Errorf("fuse.drain", fault.Canceled, "the device was aborted")
+	case <-f.aborted:
+		err = fault.Errorf("fuse.drain", fault.Canceled, "the device is being aborted")
 	case <-ctx.Done():
+		err = attach.GaveUp(ctx, "fuse.drain")
 	}
-	err := f.on(func() {
+	resume := func() {
 		if !f.server.gone {
 			f.server.onIdle = nil
 			f.server.resume()
 		}
-	})
-	if err == nil {
-		err = attach.GaveUp(ctx, "fuse.drain")
 	}
-	return err
+	return errors.Join(err, f.on(resume))
 }
 
 // letGo closes what f has open and leaves the device to the keeper. The server is idle.
@@ -250,6 +255,11 @@ func (f *Frontend) awaitEnd() {
 	case <-f.ended: // handed over
 		return
 	case <-f.gone:
+	}
+	f.control <- struct{}{} // what is under way uses the descriptors; it fails soon
+	defer func() { <-f.control }()
+	if f.hasEnded() {
+		return
 	}
 	f.unlink(f.Device().Path)
 	f.forget()

@@ -81,7 +81,12 @@ func (f *Frontend) serve(ctx context.Context, clean bool) (resumed bool, err err
 // leave leaves the device, which could not be served because of err, to the next who
 // tries.
 func (f *Frontend) leave(err error, resumed bool) {
+	f.control <- struct{}{}
+	defer func() { <-f.control }()
 	if f.drain(context.Background()) != nil {
+		f.mu.Lock()
+		f.cause = err
+		f.mu.Unlock()
 		return // it was aborted: awaitEnd cleans up
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), cleanUpWait)
