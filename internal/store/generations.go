@@ -221,6 +221,9 @@ func (t *task) cloneTo(gen block.Generation, dir string, spec Spec) error {
 	}
 	t.lock(&r.reclaim.lock) // no file is merged or removed meanwhile
 	defer t.unlock(&r.reclaim.lock)
+	if !slices.Contains(r.man.Snapshots, gen) {
+		return r.deleted(gen)
+	}
 	if err := t.saveUpTo(gen); err != nil {
 		return err
 	}

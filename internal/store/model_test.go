@@ -1,74 +1,227 @@
 package store
 
 import (
-	"encoding/binary"
-	"fmt"
 	"maps"
-	"math/rand/v2"
-	"os"
 	"slices"
-	"testing"
 
 	"github.com/holdfast-io/holdfast/internal/block"
-	"github.com/holdfast-io/holdfast/internal/fault"
-	"github.com/holdfast-io/holdfast/internal/host"
-	"github.com/holdfast-io/holdfast/internal/host/simdisk"
 )
 
-// model is what a replica must hold. A block's history is what was written to it since
-// it was last known to be durable: the first is durable, the last is what a read shows.
-type model struct {
-	blocks    int
-	history   [][]uint64 // of the live generation
-	acked     []int      // how many of a block's history are acknowledged
-	snapshots map[block.Generation][]uint64
-	nextTag   uint64
-	gone      []int // how much of each block's history was dropped as durable
+// version is one content of a block: what a write or zeroing put there.
+type version struct {
+	tag   uint64 // see pattern; 0 is zeros
+	stamp uint64 // orders writes and zeroings as they were submitted
 }
 
-func newModel(blocks int) *model {
-	m := &model{blocks: blocks, snapshots: map[block.Generation][]uint64{}, history: make([][]uint64, blocks), acked: make([]int, blocks), gone: make([]int, blocks), nextTag: 1}
+// model is what a replica must hold.
+//
+// A block's history is what was written to it since it was last known to be durable: the
+// first version is durable, the last one is what a read shows.
+type model struct {
+	at        []block.Index // the blocks that are looked at, ascending; nothing else is written
+	size      int64
+	gen       block.Generation
+	promised  block.Epoch
+	stamped   block.Epoch // dirty regions have this epoch or a later one
+	history   [][]version
+	acked     []int                           // how many of a block's versions are acknowledged
+	gone      []int                           // how many were dropped from its history as durable
+	busy      []int                           // requests in flight that touch it
+	doubt     map[int]bool                    // blocks of whose state more than the content is not known
+	snapshots map[block.Generation][][]uint64 // what each block may show
+	deleted   []block.Generation
+	regions   map[block.Region]regionModel
+	epochs    map[uint64]block.Epoch // by tag
+	stamp     uint64                 // the last one given
+	open      map[uint64]bool        // stamps of writes that are not acknowledged
+	acks      uint64                 // counts acknowledgements
+	maybe     maybe
+}
+
+// regionModel is what must be known of a region: whether it was written since it was last
+// allowed to become clean, and by which epoch.
+type regionModel struct {
+	written uint64      // number of the last acknowledgement of a write
+	clean   uint64      // acknowledgements up to this one may be forgotten
+	epoch   block.Epoch // of the last such write
+}
+
+// maybe is what control operations in flight will have done, or not, when the process
+// dies. Zero values are none.
+type maybe struct {
+	snapshot block.Generation
+	shown    [][]uint64 // what that may show if it is there
+	delete   block.Generation
+	size     int64
+	promise  block.Epoch
+}
+
+func newModel(size int64, at []block.Index) *model {
+	m := &model{at: at, size: size, gen: 1, history: make([][]version, len(at)), acked: make([]int, len(at)),
+		gone: make([]int, len(at)), busy: make([]int, len(at)), snapshots: map[block.Generation][][]uint64{}, doubt: map[int]bool{},
+		regions: map[block.Region]regionModel{}, epochs: map[uint64]block.Epoch{}, open: map[uint64]bool{}}
 	for i := range m.history {
-		m.history[i], m.acked[i] = []uint64{0}, 1
+		m.history[i], m.acked[i] = []version{{}}, 1
 	}
 	return m
 }
 
-func (m *model) tag() uint64 { m.nextTag++; return m.nextTag }
+// allOf lists the blocks of a volume of size bytes.
+func allOf(size int64) []block.Index {
+	at := make([]block.Index, size/block.Size)
+	for i := range at {
+		at[i] = block.Index(i)
+	}
+	return at
+}
 
-func (m *model) begin(b, n int, tag uint64) {
-	for i := b; i < b+n; i++ {
-		m.history[i] = append(m.history[i], tag)
+// clone returns a copy that goes its own way.
+func (m *model) clone() *model {
+	c := *m
+	c.history = slices.Clone(m.history)
+	for i := range c.history {
+		c.history[i] = slices.Clone(c.history[i])
+	}
+	c.acked, c.gone, c.busy = slices.Clone(m.acked), slices.Clone(m.gone), slices.Clone(m.busy)
+	c.snapshots, c.regions, c.epochs = maps.Clone(m.snapshots), maps.Clone(m.regions), maps.Clone(m.epochs)
+	c.open = maps.Clone(m.open)
+	c.deleted, c.doubt = slices.Clone(m.deleted), maps.Clone(m.doubt)
+	return &c
+}
+
+// in returns the places in at of the blocks of e.
+func (m *model) in(e block.Extent) (from, to int) {
+	from, _ = slices.BinarySearch(m.at, e.Start)
+	to, _ = slices.BinarySearch(m.at, e.End())
+	return from, to
+}
+
+// free reports whether no request in flight touches e.
+func (m *model) free(e block.Extent) bool {
+	from, to := m.in(e)
+	return !slices.ContainsFunc(m.busy[from:to], func(n int) bool { return n > 0 })
+}
+
+func (m *model) hold(e block.Extent, by int) {
+	from, to := m.in(e)
+	for i := from; i < to; i++ {
+		m.busy[i] += by
 	}
 }
 
-func (m *model) ack(b, n int) {
-	for i := b; i < b+n; i++ {
-		m.acked[i] = len(m.history[i])
+// newTag returns the content of the next write.
+func (m *model) newTag() uint64 {
+	tag := m.stamp + 1
+	m.epochs[tag] = m.promised
+	return tag
+}
+
+// begin notes that e is being written with tag, or zeroed when tag is 0.
+func (m *model) begin(e block.Extent, tag uint64) {
+	m.stamp++
+	from, to := m.in(e)
+	for i := from; i < to; i++ {
+		m.history[i] = append(m.history[i], version{tag, m.stamp})
+	}
+	m.open[m.stamp] = true
+	m.hold(e, +1)
+}
+
+// end notes that the last write or zeroing of e was acknowledged.
+func (m *model) end(e block.Extent) {
+	m.hold(e, -1)
+	m.acks++
+	from, to := m.in(e)
+	for i := from; i < to; i++ {
+		h := m.history[i]
+		m.acked[i] = len(h)
+		delete(m.doubt, i)
+		last := h[len(h)-1]
+		delete(m.open, last.stamp)
+		if last.tag == 0 && h[len(h)-2].tag == 0 {
+			continue // zeroing what has no data is nothing
+		}
+		m.wrote(m.at[i].Region(), m.promised)
 	}
 }
 
-// durableUpTo returns, for a flush that begins now, what it will make durable.
-func (m *model) durableUpTo() []int { return slices.Clone(m.acked) }
+// wrote notes that a write to region n by epoch, or a later one, was acknowledged.
+func (m *model) wrote(n block.Region, epoch block.Epoch) {
+	r := m.regions[n]
+	r.written, r.epoch = m.acks, max(r.epoch, epoch)
+	m.regions[n] = r
+}
 
-func (m *model) flushed(upTo []int) {
-	for i, n := range upTo {
-		drop := n - 1
+// failed notes that the last write or zeroing of e failed: any part of it may be there,
+// any other not, from now on for ever.
+func (m *model) failed(e block.Extent) {
+	m.hold(e, -1)
+	from, to := m.in(e)
+	for i := from; i < to; i++ {
+		h := m.history[i]
+		m.history[i] = append(h, h[m.acked[i]-1])
+	}
+}
+
+// shown lists what a read of the i-th block may show when nothing that touches it is in
+// flight.
+func (m *model) shown(i int) []version { return m.history[i][m.acked[i]-1:] }
+
+// coverage is what a flush that begins now makes durable: versions of each block, counted
+// from the beginning, because flushes may overlap.
+func (m *model) coverage() []int {
+	c := slices.Clone(m.acked)
+	for i := range c {
+		c[i] += m.gone[i]
+	}
+	return c
+}
+
+// flushed notes that what coverage returned is durable.
+func (m *model) flushed(coverage []int) {
+	for i, n := range coverage {
+		drop := max(0, n-m.gone[i]-1)
 		m.history[i] = m.history[i][drop:]
 		m.acked[i] -= drop
 		m.gone[i] += drop
 	}
 }
 
-// settle makes what was seen after a restart the truth.
-func (m *model) settle(b int, seen uint64, durable bool) {
-	if durable {
-		m.gone[b] += len(m.history[b]) - 1
-		m.history[b] = []uint64{seen}
-	} else {
-		m.history[b] = []uint64{m.history[b][0], seen}
+// view returns what each block may show in a snapshot that is asked for now: of requests
+// in flight it shows what they do, or not.
+func (m *model) view() [][]uint64 {
+	v := make([][]uint64, len(m.at))
+	for i := range v {
+		for _, x := range m.shown(i) {
+			if !slices.Contains(v[i], x.tag) {
+				v[i] = append(v[i], x.tag)
+			}
+		}
 	}
-	m.acked[b] = len(m.history[b])
+	return v
+}
+
+// snapshot notes that the live generation became a snapshot that shows what view
+// returned when it was asked for.
+func (m *model) snapshot(shown [][]uint64) {
+	m.snapshots[m.gen] = shown
+	m.gen++
+}
+
+func (m *model) delete(gen block.Generation) {
+	delete(m.snapshots, gen)
+	m.deleted = append(m.deleted, gen)
+}
+
+func (m *model) generations() []block.Generation { return slices.Sorted(maps.Keys(m.snapshots)) }
+
+// mayClean notes that every region may be marked clean of the writes that were
+// acknowledged when the count of acknowledgements was acks.
+func (m *model) mayClean(acks uint64) {
+	for n, r := range m.regions {
+		r.clean = max(r.clean, acks)
+		m.regions[n] = r
+	}
 }
 
 // death is how a replica's process ended.
@@ -80,333 +233,46 @@ const (
 	power               // the machine lost power
 )
 
-// mayBe lists what block b may hold after a death.
-func (m *model) mayBe(b int, d death) []uint64 {
+func (d death) String() string { return [...]string{"close", "kill", "power loss"}[d] }
+
+// survivors lists what the i-th block may hold after a death.
+func (m *model) survivors(i int, d death) []version {
 	switch d {
-	case closed:
-		return m.history[b][len(m.history[b])-1:]
-	case killed:
-		return m.history[b][m.acked[b]-1:]
+	case closed, killed: // with a close all is done, but a block may be torn since earlier
+		return m.shown(i)
 	}
-	return m.history[b]
+	return m.history[i]
 }
 
-// verify compares the replica with the model after a death. Sectors of a block that was
-// being written, or was not durable, may be of different writes.
-func (g *rig) verify(m *model, d death) error {
-	gens := slices.Sorted(maps.Keys(m.snapshots))
-	for _, gen := range gens {
-		for b := 0; b < m.blocks; b += 64 {
-			n := min(64, m.blocks-b)
-			q := readOf(gen, block.Index(b), n)
-			if err := g.do(q); err != nil {
-				return fmt.Errorf("snapshot %d: %w", gen, err)
-			}
-			for i := range n {
-				tag, err := tagOf(q.Data[i*block.Size : (i+1)*block.Size])
-				if err != nil || tag != m.snapshots[gen][b+i] {
-					return fmt.Errorf("snapshot %d block %d: tag %d (%v), want %d", gen, b+i, tag, err, m.snapshots[gen][b+i])
-				}
-			}
-		}
+// settle makes what was seen after a restart the truth. Power loss leaves nothing that
+// is not durable; after a kill another death may still bring any version back.
+func (m *model) settle(i int, seen version, d death) {
+	if d == killed {
+		m.history[i] = append(m.history[i], seen)
+	} else {
+		m.gone[i] += len(m.history[i]) - 1
+		m.history[i] = []version{seen}
 	}
-	torn := false
-	for b := 0; b < m.blocks; b += 64 {
-		n := min(64, m.blocks-b)
-		q := readOf(0, block.Index(b), n)
-		if err := g.do(q); err != nil {
-			return err
-		}
-		for i := range n {
-			allowed := m.mayBe(b+i, d)
-			data := q.Data[i*block.Size : (i+1)*block.Size]
-			for s := 0; s < block.Size; s += 512 {
-				tag, err := tagOf(data[s : s+512])
-				if err != nil || !slices.Contains(allowed, tag) {
-					return fmt.Errorf("block %d sector %d: tag %d (%v), allowed %v (history %v, acked %d)", b+i, s/512, tag, err, allowed, m.history[b+i], m.acked[b+i])
-				}
-			}
-			if q.Sums[i] != block.Checksum(data) {
-				return fmt.Errorf("block %d: the checksum that came with it is wrong", b+i)
-			}
-			seen := binary.LittleEndian.Uint64(data)
-			if _, err := tagOf(data); err != nil {
-				// Torn, and nobody was promised it: write it anew so that the model is simple.
-				seen = m.tag()
-				if err := g.do(writeOf(block.Index(b+i), 1, seen)); err != nil {
-					return err
-				}
-				torn = true
-			}
-			// What is there after the loss of power is durable: it was on the medium.
-			m.settle(b+i, seen, d != killed)
-		}
-	}
-	if torn {
-		return g.do(&Request{Verb: Flush})
-	}
-	return nil
+	m.acked[i] = len(m.history[i])
 }
 
-// player runs a random workload against replica and model.
-type player struct {
-	*rig
-	m        *model
-	rand     *rand.Rand
-	busy     []bool // blocks that a request in flight touches
-	inflight int
-	reading  map[block.Generation]int
-	errs     []error
-	noSpace  bool // NoSpace is a legal answer
+// settleControl makes what control operations in flight have done, or not, the truth.
+// It reports whether the manifest is one of those that are possible.
+func (m *model) settleControl(man Manifest) bool {
+	x := m.maybe
+	m.maybe = maybe{}
+	if x.snapshot != 0 && slices.Contains(man.Snapshots, x.snapshot) {
+		m.snapshot(x.shown)
+	}
+	if x.delete != 0 && !slices.Contains(man.Snapshots, x.delete) {
+		m.delete(x.delete)
+	}
+	if man.Size == x.size {
+		m.size = x.size
+	}
+	if man.Promised == x.promise {
+		m.promised = x.promise
+	}
+	return m.gen == man.Generation && slices.Equal(m.generations(), man.Snapshots) &&
+		m.size == man.Size && m.promised == man.Promised
 }
-
-func newPlayer(g *rig, m *model, seed uint64) *player {
-	return &player{rig: g, m: m, rand: rand.New(rand.NewPCG(seed, 1)), busy: make([]bool, m.blocks), reading: map[block.Generation]int{}}
-}
-
-func (p *player) free(b, n int) bool { return !slices.Contains(p.busy[b:b+n], true) }
-
-func (p *player) setBusy(b, n int, v bool) {
-	for i := b; i < b+n; i++ {
-		p.busy[i] = v
-	}
-}
-
-func (p *player) fail(err error) { p.errs = append(p.errs, err) }
-
-// step submits one random request, or drives the disk a little.
-func (p *player) step() {
-	b, n := p.place()
-	switch k := p.rand.IntN(100); {
-	case k < 40:
-		p.write(b, n)
-	case k < 50:
-		p.zero(b, n)
-	case k < 65:
-		p.read(b, n)
-	case k < 75:
-		p.flush()
-	case k < 76:
-		p.snap()
-	case k < 78:
-		p.unsnap()
-	case k < 80:
-		p.r.Clean(p.r.Mark())
-	default:
-		p.disk.Poll(0)
-	}
-}
-
-// place draws an extent: often near a hot spot, sometimes large.
-func (p *player) place() (b, n int) {
-	n = 1 + p.rand.IntN(4)
-	if p.rand.IntN(8) == 0 {
-		n = 1 + p.rand.IntN(64)
-	}
-	if p.rand.IntN(2) == 0 {
-		return p.rand.IntN(min(32, p.m.blocks-n)), n
-	}
-	return p.rand.IntN(p.m.blocks - n), n
-}
-
-func (p *player) write(b, n int) {
-	if !p.free(b, n) {
-		return
-	}
-	tag := p.m.tag()
-	p.setBusy(b, n, true)
-	p.m.begin(b, n, tag)
-	p.inflight++
-	p.submit(writeOf(block.Index(b), n, tag), func(err error) {
-		p.inflight--
-		p.setBusy(b, n, false)
-		if err != nil {
-			if !(p.noSpace && fault.Is(err, fault.NoSpace)) {
-				p.fail(fmt.Errorf("write %d+%d: %w", b, n, err))
-			}
-			for i := b; i < b+n; i++ { // it may have happened in part
-				h := p.m.history[i]
-				p.m.history[i] = append(h[:len(h)-1], h[p.m.acked[i]-1], tag, h[p.m.acked[i]-1])
-			}
-			return
-		}
-		p.m.ack(b, n)
-	})
-}
-
-func (p *player) zero(b, n int) {
-	if !p.free(b, n) {
-		return
-	}
-	p.setBusy(b, n, true)
-	p.m.begin(b, n, 0)
-	p.inflight++
-	p.submit(&Request{Verb: Zero, Extent: block.Extent{Start: block.Index(b), Count: uint64(n)}}, func(err error) {
-		p.inflight--
-		p.setBusy(b, n, false)
-		if err != nil {
-			p.fail(fmt.Errorf("zero %d+%d: %w", b, n, err))
-			return
-		}
-		p.m.ack(b, n)
-	})
-}
-
-func (p *player) read(b, n int) {
-	gen := block.Generation(0)
-	if len(p.m.snapshots) > 0 && p.rand.IntN(2) == 0 {
-		gens := slices.Sorted(maps.Keys(p.m.snapshots))
-		gen = gens[p.rand.IntN(len(gens))]
-	}
-	if gen == 0 && !p.free(b, n) {
-		return
-	}
-	want := make([]uint64, n)
-	for i := range want {
-		if gen != 0 {
-			want[i] = p.m.snapshots[gen][b+i]
-		} else {
-			want[i] = p.m.history[b+i][p.m.acked[b+i]-1]
-		}
-	}
-	if gen == 0 {
-		p.setBusy(b, n, true)
-	}
-	p.inflight++
-	p.reading[gen]++
-	q := readOf(gen, block.Index(b), n)
-	p.submit(q, func(err error) {
-		p.inflight--
-		p.reading[gen]--
-		if gen == 0 {
-			p.setBusy(b, n, false)
-		}
-		if err != nil {
-			p.fail(fmt.Errorf("read %d: %d+%d: %w", gen, b, n, err))
-			return
-		}
-		for i := range want {
-			if tag, err := tagOf(q.Data[i*block.Size : (i+1)*block.Size]); err != nil || tag != want[i] {
-				p.fail(fmt.Errorf("read generation %d block %d: tag %d (%v), want %d", gen, b+i, tag, err, want[i]))
-			}
-		}
-	})
-}
-
-func (p *player) flush() {
-	upTo := p.m.durableUpTo()
-	for i := range upTo {
-		upTo[i] += p.m.gone[i] // counted from the beginning: flushes may overlap
-	}
-	p.inflight++
-	p.submit(&Request{Verb: Flush}, func(err error) {
-		p.inflight--
-		if err != nil {
-			p.fail(fmt.Errorf("flush: %w", err))
-			return
-		}
-		for i := range upTo {
-			upTo[i] = max(1, upTo[i]-p.m.gone[i])
-		}
-		p.m.flushed(upTo)
-	})
-}
-
-func (p *player) snap() {
-	if len(p.m.snapshots) > 4 {
-		return
-	}
-	p.drain()
-	gen := p.rig.snapshot()
-	p.m.flushed(p.m.durableUpTo())
-	shot := make([]uint64, p.m.blocks)
-	for i := range shot {
-		shot[i] = p.m.history[i][0]
-	}
-	p.m.snapshots[gen] = shot
-}
-
-func (p *player) unsnap() {
-	gens := slices.Sorted(maps.Keys(p.m.snapshots))
-	if len(gens) == 0 {
-		return
-	}
-	gen := gens[p.rand.IntN(len(gens))]
-	if p.reading[gen] > 0 {
-		return
-	}
-	if err := p.await(func(done func(error)) { p.r.DeleteSnapshot(gen, done) }); err != nil {
-		p.fail(err)
-		return
-	}
-	delete(p.m.snapshots, gen)
-}
-
-// drain waits for the requests in flight.
-func (p *player) drain() {
-	for p.inflight > 0 && p.r.Err() == nil {
-		if p.disk.Poll(-1) == 0 && p.disk.InFlight() == 0 && p.inflight > 0 {
-			p.t.Fatalf("%d requests hang; tasks: %v", p.inflight, p.taskNames())
-		}
-	}
-}
-
-var debugTrace = os.Getenv("STORE_TRACE") != ""
-
-func TestRandomWorkloadWithDeaths(t *testing.T) {
-	for seed := range uint64(150) {
-		t.Run(fmt.Sprint(seed), func(t *testing.T) { t.Parallel(); randomLife(t, seed, 400, 6) })
-	}
-}
-
-// randomLife runs a workload of steps steps, lives times, each ended by a death drawn
-// at random at a random moment.
-func randomLife(t *testing.T, seed uint64, steps, lives int) {
-	rnd := rand.New(rand.NewPCG(seed, 7))
-	d := sim(seed)
-	if debugTrace {
-		d.SetTrace(func(s string) { fmt.Println(s) })
-	}
-	o := Options{Boot: 1, TablesMax: 8 + rnd.IntN(8), FilesMax: 8, JournalBlocks: []int{16, 32, 1024}[rnd.IntN(3)]}
-	blocks := []int{200, 1100, 3 * block.PerRegion}[rnd.IntN(3)]
-	g := newRig(t, d, int64(blocks)*block.Size, o)
-	m := newModel(blocks)
-	for life := range lives {
-		p := newPlayer(g, m, rnd.Uint64())
-		n := rnd.IntN(steps)
-		for range n {
-			p.step()
-			if len(p.errs) > 0 {
-				t.Fatalf("life %d: %v", life, p.errs)
-			}
-		}
-		how := death(rnd.IntN(3))
-		switch how {
-		case closed:
-			p.drain()
-			if len(p.errs) > 0 {
-				t.Fatalf("life %d: %v", life, p.errs)
-			}
-			g.must(g.close())
-		case killed:
-			g.r.Abandon()
-			d = d.Kill()
-		case power:
-			g.r.Abandon()
-			d = d.Crash([]simdisk.Keep{simdisk.KeepNone, simdisk.KeepSome, simdisk.KeepAll}[rnd.IntN(3)])
-			g.opts.Boot++
-		}
-		g.disk = d
-		if debugTrace {
-			fmt.Println("=== life", life, "ended by", how)
-		}
-		if err := g.open(); err != nil {
-			t.Fatalf("life %d ended by %v: open: %v", life, how, err)
-		}
-		if err := g.verify(m, how); err != nil {
-			t.Fatalf("life %d ended by %v: %v", life, how, err)
-		}
-	}
-}
-
-var _ host.Disk = (*simdisk.Disk)(nil)

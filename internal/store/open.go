@@ -458,6 +458,11 @@ func (t *task) close() error {
 func (t *task) awaitOthers() {
 	r := t.r
 	r.closer = t
+	for o := range r.tasks { // a scrub that waits for leave to go on
+		if o != t {
+			o.wake()
+		}
+	}
 	for {
 		busy := 0
 		for o := range r.tasks {

@@ -24,6 +24,7 @@ var testVolume = block.VolumeID{1, 2, 3}
 func newRig(t testing.TB, disk host.Disk, size int64, o Options) *rig {
 	t.Helper()
 	g := &rig{t: t, disk: disk, opts: o, dir: "v"}
+	t.Cleanup(func() { g.drop() })
 	g.must(g.await(func(done func(error)) { Create(disk, g.dir, Spec{Volume: testVolume, Size: size}, o, done) }))
 	g.must(g.open())
 	return g
@@ -84,6 +85,13 @@ func (g *rig) open() error {
 			done(err)
 		})
 	})
+}
+
+// drop forgets the replica, if one is open: its tasks would stay in memory for ever.
+func (g *rig) drop() {
+	if g.r != nil {
+		g.r.Abandon()
+	}
 }
 
 func (g *rig) close() error { return g.await(g.r.Close) }

@@ -100,7 +100,7 @@ const settleStep = 64
 
 func (t *task) settleTable(tab *table, since block.Generation) error {
 	r := t.r
-	buf := host.Buffer(settleStep * block.Size)
+	var buf []byte
 	for i := 0; i < block.PerRegion; {
 		before := tab.at(i)
 		if before.state != data || before.holder < since {
@@ -118,6 +118,9 @@ func (t *task) settleTable(tab *table, since block.Generation) error {
 		f, err := t.file(fileKey{tab.region.Chunk(), before.holder})
 		if err != nil {
 			return err
+		}
+		if len(buf) < run*block.Size {
+			buf = host.Buffer(run * block.Size)
 		}
 		var was [settleStep]entry
 		for k := range run {

@@ -233,8 +233,9 @@ func (t *task) loadView(n block.Region, gen block.Generation) (*table, error) {
 			return tab, nil
 		}
 		rg.table, rg.gone = tab, false
-		if tab.seq != 0 { // the record may be older than the table that is there
+		if tab.seq != 0 && (rg.tableGen != tab.gen || rg.tableSeq != tab.seq) { // the crash came between table and record
 			rg.tableGen, rg.tableSeq = tab.gen, tab.seq
+			r.regions.put(n)
 		}
 		return tab, nil
 	}

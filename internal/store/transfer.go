@@ -74,6 +74,9 @@ func (x *transfer) send() { x.r.submit(&x.op) }
 
 // submit hands one op to the disk without making a slice for it.
 func (r *Replica) submit(op *host.Op) {
+	if r.abandoned {
+		return
+	}
 	r.one[0] = op
 	r.disk.Submit(r.one[:]...)
 }
