@@ -48,7 +48,8 @@ sim: ## [SEED=n] [SEEDS=count] run clusters in the simulator; one seed prints it
 	SIM_SEED=$(SEED) SIM_SEEDS=$(SEEDS) SIM_TRACE=$(if $(filter 1,$(SEEDS)),1) go test -count=1 -timeout 0 -run TestReplay -v ./internal/sim
 
 generate: ## write the generated files anew
-	go generate ./...
+	@scripts/deps generate
+	scripts/generate
 
 lint: ## gofmt, go vet, staticcheck, shellcheck
 	@scripts/deps lint

@@ -100,7 +100,7 @@ var repository = sync.OnceValues(func() ([]*file, error) {
 			}
 			return nil
 		}
-		if !d.Type().IsRegular() {
+		if !d.Type().IsRegular() || d.Name() == ".git" { // of a linked work tree
 			return nil
 		}
 		text, err := os.ReadFile(path)
