@@ -121,7 +121,7 @@ func TestNamesThatCanBeFiles(t *testing.T) {
 
 func TestMemoryIsBounded(t *testing.T) {
 	o := Options{Depth: 128, LargeDepth: 16}
-	if got := o.MemoryBytesMax(); got != 128*68<<10+16*960<<10 {
+	if got := o.MemoryBytesMax(); got != 128*68<<10+16<<20 {
 		t.Errorf("a volume takes %d bytes", got)
 	}
 }

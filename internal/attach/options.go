@@ -63,10 +63,10 @@ type Options struct {
 }
 
 // MemoryBytesMax returns how much memory the requests of a front end with these
-// options take, once WithDefaults was called.
+// options take at most, once WithDefaults was called.
 func (o Options) MemoryBytesMax() int64 {
 	const header = host.Align
-	return int64(o.Depth)*(header+SmallBytesMax) + int64(o.LargeDepth)*(IOBytesMax-SmallBytesMax)
+	return int64(o.Depth)*(header+SmallBytesMax) + int64(o.LargeDepth)*IOBytesMax
 }
 
 // WithDefaults returns o with defaults filled in, or fault.Invalid with what is wrong.

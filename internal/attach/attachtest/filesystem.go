@@ -104,6 +104,7 @@ func (o *outliving) through(disturb func(*outliving), name string, args ...strin
 	var out bytes.Buffer
 	cmd := exec.Command(name, args...)
 	cmd.Stdout, cmd.Stderr = &out, &out
+	cmd.Dir = o.config.Dir // where fio leaves its states of verifying
 	if err := cmd.Start(); err != nil {
 		o.t.Fatal(err)
 	}

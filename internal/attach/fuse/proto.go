@@ -77,7 +77,7 @@ const (
 	protocolMinor = 45 // the newest that this server knows
 )
 
-// message is a request as it was read: header, arguments, data.
+// message is a request as it was read: header, arguments, data, or the beginning of it.
 type message []byte
 
 func (m message) length() int    { return int(le.Uint32(m[0:])) }
@@ -85,11 +85,8 @@ func (m message) opcode() uint32 { return le.Uint32(m[4:]) }
 func (m message) unique() uint64 { return le.Uint64(m[8:]) }
 func (m message) node() uint64   { return le.Uint64(m[16:]) }
 
-// args are what comes after the header.
+// args are what comes after the header, of a message that is all there.
 func (m message) args() []byte { return m[inHeaderSize:m.length()] }
-
-// whole reports whether m, of n bytes read, is one request.
-func (m message) whole(n int) bool { return n >= inHeaderSize && m.length() == n }
 
 // putHeader writes the header of an answer with n bytes of data.
 func putHeader(b []byte, n int, errno syscall.Errno, unique uint64) {

@@ -126,13 +126,12 @@ func (s *server) read() (lost bool) {
 			s.starved = true // settle goes on
 			return false
 		}
-		m := l.message
-		n, _, errno := syscall.RawSyscall(syscall.SYS_READ, uintptr(s.fd), uintptr(unsafe.Pointer(&m[0])), uintptr(len(m)))
+		n, errno := s.slots.read(s.fd, l)
 		if errno == 0 {
-			if m.unique()&resentBit != 0 {
+			if l.message.unique()&resentBit != 0 {
 				s.meter.Again()
 			}
-			s.serve(l, int(n))
+			s.serve(l, n)
 			continue
 		}
 		s.slots.put(l)
@@ -177,8 +176,8 @@ func (s *server) settle() {
 func (s *server) serve(l *slot, n int) {
 	m := l.message
 	l.unique = m.unique()
-	if !m.whole(n) {
-		s.malformed(l, fault.Errorf("fuse.serve", fault.Invalid, "%d bytes say that they are %d", n, m.length()))
+	if n < inHeaderSize || m.length() != n || n > len(m) && m.opcode() != opWrite {
+		s.malformed(l, fault.Errorf("fuse.serve", fault.Invalid, "%d bytes say that they are %d of operation %d", n, m.length(), m.opcode()))
 		return
 	}
 	switch r := &l.request; m.opcode() {
@@ -218,26 +217,23 @@ func (s *server) submit(l *slot) {
 // ioRequest makes the request that a READ or WRITE is, or answers it.
 func (s *server) ioRequest(l *slot, r *attach.Request) bool {
 	m := l.message
-	args := m.args()
-	if len(args) < ioArgsSize {
-		s.malformed(l, fault.Errorf("fuse.serve", fault.Invalid, "a read or write has %d bytes of arguments", len(args)))
+	if m.length() < inHeaderSize+ioArgsSize {
+		s.malformed(l, fault.Errorf("fuse.serve", fault.Invalid, "a read or write of %d bytes in all", m.length()))
 		return false
 	}
+	args, write := m[inHeaderSize:inHeaderSize+ioArgsSize], m.opcode() == opWrite
 	n := int(le.Uint32(args[16:]))
 	r.Op, r.Flags, r.Offset, r.Length = attach.Read, 0, int64(le.Uint64(args[8:])), int64(n)
-	if m.opcode() == opWrite {
+	if write {
 		r.Op = attach.Write
 		if s.file.readOnly {
 			s.answer(l, syscall.EROFS, nil)
 			return false
 		}
 	}
-	if n > attach.IOBytesMax || r.Op == attach.Write && len(args) != ioArgsSize+n {
-		s.malformed(l, fault.Errorf("fuse.serve", fault.Invalid, "%v of %d bytes, with %d bytes of arguments", r.Op, n, len(args)))
+	if n > attach.IOBytesMax || write && m.length() != inHeaderSize+ioArgsSize+n || !s.slots.room(l, n, write) {
+		s.malformed(l, fault.Errorf("fuse.serve", fault.Invalid, "%v of %d bytes, %d in all", r.Op, n, m.length()))
 		return false
-	}
-	if n > attach.SmallBytesMax {
-		s.slots.enlarge(l)
 	}
 	r.Buf = l.data[:n:n]
 	return true

@@ -26,60 +26,55 @@ func newSlots(t testing.TB, g geometry) *slots {
 	return s
 }
 
-// Small requests of all slots, and large ones of as many slots as may be large, keep
-// their bytes apart, whatever the order in which they come and go.
+// Requests small and large keep their bytes apart, whatever the order in which they come
+// and go, and whichever slots they are in.
 func TestSlotsDoNotShareWhatIsInUse(t *testing.T) {
 	for _, g := range []geometry{{1, 1}, {5, 1}, {7, 3}, {8, 8}, {32, 4}} {
 		s := newSlots(t, g)
-		if int64(len(s.memory)) != int64(g.Depth)*slotBytes || g.bytes() > (attach.Options{Depth: g.Depth, LargeDepth: g.Large}).MemoryBytesMax() {
-			t.Errorf("%+v takes %d bytes", g, g.bytes())
+		if most := (attach.Options{Depth: g.Depth, LargeDepth: g.Large}).MemoryBytesMax(); int64(len(s.memory)) > most {
+			t.Errorf("%+v takes %d bytes, more than %d", g, len(s.memory), most)
 		}
 		r := rand.New(rand.NewPCG(1, 2))
-		inUse := map[*slot]byte{}
-		large := 0
+		inUse := map[*slot][]byte{} // data
+		release := func() {
+			for l, data := range inUse {
+				if v := data[0]; bytes.Count(data, []byte{v}) != len(data) || l.message.unique() != 1+uint64(v) {
+					t.Fatalf("%+v: slot %d was written over", g, l.request.Slot)
+				}
+				s.put(l)
+				delete(inUse, l)
+				return
+			}
+		}
 		for i := range 1500 {
+			for len(inUse) > r.IntN(g.Depth+1) {
+				release()
+			}
 			l := s.take()
-			if l == nil && large < g.Large && len(inUse) < g.Depth && large == 0 {
-				t.Fatalf("%+v: no slot with %d in use", g, len(inUse))
+			if l == nil && len(inUse) == 0 {
+				t.Fatalf("%+v: no slot though none is in use", g)
 			}
-			if l != nil {
-				n := attach.SmallBytesMax
-				if r.IntN(3) == 0 {
-					n = attach.IOBytesMax
-					s.enlarge(l)
-					large++
-				}
-				fillBytes(l.data[:n], byte(i))
-				le.PutUint64(l.message[8:], uint64(i)+1)
-				inUse[l] = byte(i)
+			if l == nil {
+				continue
 			}
-			for l == nil || len(inUse) > r.IntN(g.Depth+1) {
-				var victim *slot
-				for o, v := range inUse {
-					n := attach.SmallBytesMax
-					if o.large {
-						n = attach.IOBytesMax
-					}
-					if i%50 == 0 && (bytes.Count(o.data[:n], []byte{v}) != n || o.message.unique() == 0) {
-						t.Fatalf("%+v: slot %d was written over", g, o.request.Slot)
-					}
-					victim = o
-				}
-				if victim.large {
-					large--
-				}
-				s.put(victim)
-				delete(inUse, victim)
-				if l = s.take(); l != nil {
-					s.put(l)
-				}
+			// As a read would leave it: the beginning in the slot, the rest in the spill.
+			n := 4096 << r.IntN(9)
+			if !s.isBig(l.request.Slot) {
+				le.PutUint32(l.page, uint32(s.spills[len(s.spills)-1]))
+				fillBytes(s.spillAt(s.spills[len(s.spills)-1])[attach.SmallBytesMax:max(n, attach.SmallBytesMax)], byte(i))
 			}
+			fillBytes(l.own[:min(n, len(l.own))], byte(i))
+			le.PutUint64(l.message[8:], 1+uint64(byte(i)))
+			if !s.room(l, n, true) {
+				t.Fatalf("%+v: no room for %d bytes", g, n)
+			}
+			inUse[l] = l.data[:n]
 		}
-		for l := range inUse {
-			s.put(l)
+		for len(inUse) > 0 {
+			release()
 		}
-		if s.used != 0 || len(s.left()) != 0 {
-			t.Errorf("%+v: %d in use at the end", g, s.used)
+		if s.used != 0 || len(s.left()) != 0 || len(s.spills) != g.spills() {
+			t.Errorf("%+v: %d in use at the end, %d spills", g, s.used, len(s.spills))
 		}
 	}
 }
@@ -92,49 +87,55 @@ func fillBytes(p []byte, v byte) {
 
 // A successor finds what its predecessor did not answer, data included.
 func TestSlotsAreFoundByTheNext(t *testing.T) {
-	g := geometry{Depth: 6, Large: 2}
+	g := geometry{Depth: 6, Large: 4}
 	fd, err := newMemory(g)
 	must(t, err)
 	defer unix.Close(fd)
-	s, err := mapSlots(fd, g)
-	must(t, err)
-	var taken []*slot
-	for range 4 {
-		taken = append(taken, s.take())
+	first := newTalkOn(t, fd, g, held{})
+	data := [][]byte{pattern(1, 4096), pattern(2, attach.IOBytesMax), pattern(3, attach.SmallBytesMax), pattern(4, 8192)}
+	for i, d := range data {
+		m := request(opWrite, fileNode, append(ioArgs(uint64(i)<<20, uint32(len(d))), d...)...)
+		le.PutUint64(m[8:], uint64(100+i))
+		first.say(m)
 	}
-	want := map[uint64]byte{}
-	for i, l := range taken {
-		le.PutUint64(l.message[8:], uint64(100+i))
-		fillBytes(l.data[:4096], byte(i))
-		want[uint64(100+i)] = byte(i)
-	}
-	s.put(taken[2])
-	delete(want, 102)
-	s.unmap()
+	first.server.answer(&first.server.slots.list[first.slotOf(103)], 0, nil)
 
-	s, err = mapSlots(fd, g)
-	must(t, err)
-	defer s.unmap()
-	left := s.left()
-	if len(left) != len(want) || s.used != len(want) {
-		t.Fatalf("%d slots are left, want %d", len(left), len(want))
+	memory := attachtest.NewMemory()
+	second := newTalkOn(t, fd, g, memory)
+	must(t, second.server.repeat(true))
+	if again := second.server.meter.Stats().Again; again != 3 || second.server.slots.used != 0 {
+		t.Errorf("%d requests were done again, %d slots are in use", again, second.server.slots.used)
 	}
-	for _, l := range left {
-		v, ok := want[l.message.unique()]
-		if !ok || bytes.Count(l.data[:4096], []byte{v}) != 4096 {
-			t.Errorf("request %d has %d", l.message.unique(), l.data[0])
+	for i, d := range data[:3] {
+		if !bytes.Equal(memory.Bytes(int64(i)<<20, int64(len(d))), d) {
+			t.Errorf("write %d was not done as it was asked for", i)
 		}
 	}
-	s.forget()
-	for _, l := range left {
-		s.put(l)
+	if got := memory.Bytes(3<<20, 8192); got[0] != 0 {
+		t.Error("what was answered was done again")
 	}
-	if len(s.left()) != 0 {
-		t.Error("what was forgotten is left")
+	if left := second.server.slots.left(); len(left) != 0 {
+		t.Errorf("%d are left", len(left))
 	}
-	if _, err := mapSlots(fd, geometry{Depth: 7, Large: 2}); err == nil {
+	if _, err := mapSlots(fd, geometry{Depth: 7, Large: 4}); err == nil {
 		t.Error("memory of another size was mapped")
 	}
+}
+
+// held is a backend that answers nothing.
+type held struct{}
+
+func (held) Submit(*attach.Request) {}
+
+func pattern(v byte, n int) []byte {
+	p := make([]byte, n)
+	fillBytes(p, v)
+	return p
+}
+
+// slotOf returns the slot of the request with that number.
+func (k *talk) slotOf(unique uint64) int {
+	return slices.IndexFunc(k.server.slots.list, func(l slot) bool { return l.message.unique() == unique })
 }
 
 // talk is a server whose kernel is the test: each packet is a request.
@@ -147,18 +148,34 @@ type talk struct {
 
 func newTalk(t testing.TB, backend attach.Backend) *talk {
 	t.Helper()
+	g := geometry{Depth: 4, Large: 4}
+	fd, err := newMemory(g)
+	must(t, err)
+	defer unix.Close(fd)
+	return newTalkOn(t, fd, g, backend)
+}
+
+// newTalkOn returns one whose slots are in the memory fd.
+func newTalkOn(t testing.TB, fd int, g geometry, backend attach.Backend) *talk {
+	t.Helper()
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	must(t, err)
+	for _, fd := range fds { // for the longest request
+		must(t, unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, 4<<20))
+	}
 	loop, err := host.NewLoop(host.Options{Engine: host.EnginePool}) // never run: the test pumps
 	must(t, err)
-	o, err := attach.Options{Loop: loop, Backend: backend, Name: "vol", Size: 1 << 30, Depth: 4,
+	o, err := attach.Options{Loop: loop, Backend: backend, Name: "vol", Size: 1 << 30, Depth: g.Depth, LargeDepth: g.Large,
 		Log: slog.New(slog.DiscardHandler)}.WithDefaults()
 	must(t, err)
-	s := newServer(fds[0], o, newSlots(t, geometry{Depth: o.Depth, Large: o.LargeDepth}))
+	m, err := mapSlots(fd, g)
+	must(t, err)
+	s := newServer(fds[0], o, m)
 	s.paused = false
 	t.Cleanup(func() {
 		s.close()
 		loop.Close()
+		m.unmap()
 		_, _ = unix.Close(fds[0]), unix.Close(fds[1]) // sockets
 	})
 	return &talk{t: t, server: s, kernel: fds[1], loop: loop}

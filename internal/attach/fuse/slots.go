@@ -1,6 +1,8 @@
 package fuse
 
 import (
+	"slices"
+	"syscall"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -16,58 +18,70 @@ type geometry struct {
 	Large int `json:"large"`
 }
 
-// What a slot has: a page for the request's header and arguments, placed so that data
-// begins on the next page and can go to a disk as it is; room for a small request's
-// data; and what large requests need more.
+// Of what can be large at once a quarter are spills, the rest big slots.
+func (g geometry) spills() int { return (g.Large + 3) / 4 }
+func (g geometry) big() int    { return min(g.Large-g.spills(), g.Depth-1) }
+
 const (
 	headBytes  = host.Align
 	smallBytes = headBytes + attach.SmallBytesMax
-	restBytes  = attach.IOBytesMax - attach.SmallBytesMax
-	slotBytes  = smallBytes + restBytes
-	readFrom   = headBytes - inHeaderSize - ioArgsSize // where a request is read to
+	bigBytes   = headBytes + attach.IOBytesMax
+	readFrom   = headBytes - inHeaderSize - ioArgsSize // where in a slot a request is read to
 )
 
-func (g geometry) bytes() int64 { return int64(g.Depth)*smallBytes + int64(g.Large)*restBytes }
+func (g geometry) bytes() int {
+	return g.big()*bigBytes + (g.Depth-g.big())*smallBytes + g.spills()*attach.IOBytesMax
+}
 
 // slots is the memory that requests are read into, shared with whoever serves the
 // connection next: a memfd, all of it in place from the beginning, because the kernel
 // ends a request with an error when it finds no page to copy it to in a process that
 // is dying.
 //
-// The kernel wants room for the longest request each time it is asked for one, though
-// most are small. So slots share what only large requests need: slot i has it in
-// common with i+Large, i+2*Large and so on, which are its class, by mapping the same
-// pages. While one of a class is large, nothing is read into another.
+// A slot has a page for the header and arguments of a request, so placed that its data
+// begins on the next page and can go to a disk as it is. The kernel wants room for the
+// longest request each time it is asked for one, though most are small: what does not
+// fit into a small slot goes to a spill, which the slot then keeps, with what did fit
+// copied in front of it. While large requests come, big slots are used first, for
+// which nothing is copied.
+//
+// The memory is the big slots, the small slots, the spills. A slot whose request's unique
+// number is 0 is free. The first bytes of a slot are the number of the spill that was
+// ready for it.
 type slots struct {
 	geometry
-	memory  []byte // Depth times slotBytes, of which parts are the same
-	list    []slot
-	classes []class
-	current int // where the next free slot is looked for first: the one used last, for its caches
-	used    int
+	memory []byte
+	list   []slot
+	big    []int // free ones, the one used last at the end, for its caches
+	small  []int
+	spills []int
+	used   int
+	large  int // how many requests from now on may be expected to be large
+	iov    [2]unix.Iovec
 }
 
-// class is the slots that share pages.
-type class struct {
-	free  []int
-	large bool // one of them is
-}
+// largeAhead is how many requests after a large one are expected to be large too.
+const largeAhead = 8
 
 // slot is the place of one request.
 type slot struct {
+	page    []byte  // the first bytes
 	message message // where it is read to
-	data    []byte  // IOBytesMax, the same memory as a WRITE's data
+	own     []byte  // where its data goes: the end of message
+	data    []byte  // where its data is: own, or a spill
+	spill   int     // that it keeps, or none
 	unique  uint64
-	large   bool
 	began   int64 // nanoseconds
 	request attach.Request
 }
+
+const none = -1
 
 // newMemory returns a memfd for g, with its pages in place.
 func newMemory(g geometry) (int, error) {
 	fd, err := unix.MemfdCreate("holdfast-slots", unix.MFD_CLOEXEC)
 	if err == nil {
-		if err = unix.Fallocate(fd, 0, 0, g.bytes()); err == nil {
+		if err = unix.Fallocate(fd, 0, 0, int64(g.bytes())); err == nil {
 			return fd, nil
 		}
 		_ = unix.Close(fd)
@@ -75,119 +89,153 @@ func newMemory(g geometry) (int, error) {
 	return -1, fault.Errorf("fuse.newMemory", fault.KindOf(err), "%d bytes for requests: %w", g.bytes(), err)
 }
 
-// mapSlots maps the memfd.
+// mapSlots maps the memfd. All slots are free: what a predecessor left in them is
+// there until they are used.
 func mapSlots(fd int, g geometry) (*slots, error) {
 	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil || st.Size != g.bytes() {
+	if err := unix.Fstat(fd, &st); err != nil || st.Size != int64(g.bytes()) {
 		return nil, fault.Errorf("fuse.mapSlots", fault.Invalid, "memory of %d bytes (%v) for %+v, which needs %d", st.Size, err, g, g.bytes())
 	}
-	s := &slots{geometry: g, list: make([]slot, g.Depth), classes: make([]class, g.Large)}
-	if err := s.mapAll(fd); err != nil {
-		s.unmap()
+	memory, err := unix.Mmap(fd, 0, g.bytes(), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_POPULATE)
+	if err != nil {
 		return nil, fault.Errorf("fuse.mapSlots", fault.KindOf(err), "map %d bytes for requests: %w", g.bytes(), err)
 	}
-	for i := range s.list {
+	_ = unix.Mlock(memory)                       // without the right to, it is merely in place
+	_ = unix.Madvise(memory, unix.MADV_DONTDUMP) // users' data
+	s := &slots{geometry: g, memory: memory, list: make([]slot, g.Depth)}
+	for i := range g.Depth {
+		n := smallBytes
+		if s.isBig(i) {
+			n = bigBytes
+		}
 		l := &s.list[i]
-		memory := s.memory[i*slotBytes : (i+1)*slotBytes : (i+1)*slotBytes]
-		l.message, l.data = message(memory[readFrom:]), memory[headBytes:]
-		l.request.Slot = i
+		l.page, memory = memory[:n:n], memory[n:]
+		l.message, l.own = message(l.page[readFrom:]), l.page[headBytes:]
+		l.request.Slot, l.spill = i, none
 	}
 	for i := g.Depth - 1; i >= 0; i-- {
-		s.classOf(i).free = append(s.classOf(i).free, i)
+		free := s.freeOf(i)
+		*free = append(*free, i)
+	}
+	for i := g.spills() - 1; i >= 0; i-- {
+		s.spills = append(s.spills, i)
 	}
 	return s, nil
-}
-
-func (s *slots) mapAll(fd int) error {
-	n := uintptr(s.Depth * slotBytes)
-	base, err := unix.MmapPtr(-1, 0, nil, n, unix.PROT_NONE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE)
-	if err != nil {
-		return err
-	}
-	s.memory = unsafe.Slice((*byte)(base), n)
-	place := func(at, n int, offset int64) error {
-		_, err := unix.MmapPtr(fd, offset, unsafe.Add(base, at), uintptr(n), unix.PROT_READ|unix.PROT_WRITE,
-			unix.MAP_SHARED|unix.MAP_FIXED|unix.MAP_POPULATE)
-		return err
-	}
-	for i := range s.Depth {
-		at := i * slotBytes
-		if err := place(at, smallBytes, int64(i)*smallBytes); err != nil {
-			return err
-		}
-		if err := place(at+smallBytes, restBytes, int64(s.Depth)*smallBytes+int64(i%s.Large)*restBytes); err != nil {
-			return err
-		}
-	}
-	_ = unix.Mlock(s.memory)                       // without the right to, it is merely in place
-	_ = unix.Madvise(s.memory, unix.MADV_DONTDUMP) // users' data
-	return nil
 }
 
 // unmap gives the memory back; no slot is used any more.
 func (s *slots) unmap() {
 	if s.memory != nil {
-		_ = unix.MunmapPtr(unsafe.Pointer(unsafe.SliceData(s.memory)), uintptr(len(s.memory)))
-		s.memory, s.list, s.classes = nil, nil, nil
+		_ = unix.Munmap(s.memory)
+		s.memory, s.list = nil, nil
 	}
 }
 
-func (s *slots) classOf(i int) *class { return &s.classes[i%s.Large] }
+func (s *slots) isBig(i int) bool { return i < s.geometry.big() }
+
+// freeOf returns the list of free slots that slot i belongs in.
+func (s *slots) freeOf(i int) *[]int {
+	if s.isBig(i) {
+		return &s.big
+	}
+	return &s.small
+}
+
+// spillAt returns the memory of a spill.
+func (s *slots) spillAt(i int) []byte {
+	at := len(s.memory) - (s.geometry.spills()-i)*attach.IOBytesMax
+	return s.memory[at : at+attach.IOBytesMax : at+attach.IOBytesMax]
+}
 
 // take returns a slot that any request may be read into, or nil.
 func (s *slots) take() *slot {
-	for range s.classes {
-		c := &s.classes[s.current]
-		if n := len(c.free); n > 0 && !c.large {
-			i := c.free[n-1]
-			c.free = c.free[:n-1]
-			s.used++
-			return &s.list[i]
-		}
-		s.current = (s.current + 1) % len(s.classes)
+	s.large = max(0, s.large-1)
+	from := &s.small
+	if len(s.big) > 0 && (s.large > 0 || len(s.small) == 0 || len(s.spills) == 0) {
+		from = &s.big
+	} else if len(s.spills) == 0 {
+		return nil
 	}
-	return nil
+	n := len(*from)
+	if n == 0 {
+		return nil
+	}
+	l := &s.list[(*from)[n-1]]
+	*from = (*from)[:n-1]
+	s.used++
+	return l
 }
 
-// enlarge says that the slot's request is large.
-func (s *slots) enlarge(l *slot) {
-	l.large = true
-	s.classOf(l.request.Slot).large = true
+// read reads a request into l, which was taken just now.
+func (s *slots) read(fd int, l *slot) (n int, errno syscall.Errno) {
+	s.iov[0].Base, s.iov[0].Len = &l.message[0], uint64(len(l.message))
+	count := 1
+	if !s.isBig(l.request.Slot) {
+		i := s.spills[len(s.spills)-1]
+		le.PutUint32(l.page, uint32(i))
+		rest := s.spillAt(i)[attach.SmallBytesMax:]
+		s.iov[1].Base, s.iov[1].Len = &rest[0], uint64(len(rest))
+		count = 2
+	}
+	r, _, errno := syscall.RawSyscall(syscall.SYS_READV, uintptr(fd), uintptr(unsafe.Pointer(&s.iov[0])), uintptr(count))
+	return int(r), errno
+}
+
+// room gives l's request n bytes for data, and reports whether that can be: it can,
+// unless what a predecessor left is wrong. If it is a write, its data is there.
+func (s *slots) room(l *slot, n int, write bool) bool {
+	l.data = l.own
+	if n > attach.SmallBytesMax {
+		s.large = largeAhead
+	}
+	if n <= len(l.own) {
+		return true
+	}
+	i := int(le.Uint32(l.page))
+	at := slices.Index(s.spills, i)
+	if at < 0 {
+		return false
+	}
+	s.spills = slices.Delete(s.spills, at, at+1)
+	l.spill, l.data = i, s.spillAt(i)
+	if write {
+		copy(l.data, l.own)
+	}
+	return true
 }
 
 // put gives a slot back. Its request was answered, or needs no answer: a successor
 // must not do it again.
 func (s *slots) put(l *slot) {
 	le.PutUint64(l.message[8:], 0)
-	c := s.classOf(l.request.Slot)
-	if l.large {
-		l.large, c.large = false, false
+	if l.spill != none {
+		s.spills = append(s.spills, l.spill)
+		l.spill = none
 	}
-	c.free = append(c.free, l.request.Slot)
+	free := s.freeOf(l.request.Slot)
+	*free = append(*free, l.request.Slot)
 	s.used--
 }
 
-// forget makes all slots free for good: what is in them is nobody's.
+// forget makes nobody's what a predecessor left.
 func (s *slots) forget() {
 	for i := range s.list {
 		le.PutUint64(s.list[i].message[8:], 0)
 	}
 }
 
-// left takes the slots whose requests a predecessor did not answer.
+// left takes the slots whose requests a predecessor did not answer. No other slot was
+// taken yet.
 func (s *slots) left() (left []*slot) {
-	for j := range s.classes {
-		c := &s.classes[j]
-		free := c.free[:0]
-		for _, i := range c.free {
-			if l := &s.list[i]; l.message.unique() != 0 {
-				left = append(left, l)
-				s.used++
-			} else {
-				free = append(free, i)
+	answered := func(i int) bool { return s.list[i].message.unique() == 0 }
+	for _, free := range []*[]int{&s.big, &s.small} {
+		for _, i := range *free {
+			if !answered(i) {
+				left = append(left, &s.list[i])
 			}
 		}
-		c.free = free
+		*free = slices.DeleteFunc(*free, func(i int) bool { return !answered(i) })
 	}
+	s.used += len(left)
 	return left
 }
