@@ -965,6 +965,7 @@ type VolumeSpec struct {
 	SnapshotPolicies []string               `protobuf:"bytes,10,rep,name=snapshot_policies,json=snapshotPolicies,proto3" json:"snapshot_policies,omitempty"`
 	Deleted          *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=deleted,proto3" json:"deleted,omitempty"` // it is in the trash since then
 	RepairPaused     bool                   `protobuf:"varint,12,opt,name=repair_paused,json=repairPaused,proto3" json:"repair_paused,omitempty"`
+	Deleting         bool                   `protobuf:"varint,13,opt,name=deleting,proto3" json:"deleting,omitempty"` // for good: its replicas go, then all that is known of it
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
 }
@@ -1079,6 +1080,13 @@ func (x *VolumeSpec) GetDeleted() *timestamppb.Timestamp {
 func (x *VolumeSpec) GetRepairPaused() bool {
 	if x != nil {
 		return x.RepairPaused
+	}
+	return false
+}
+
+func (x *VolumeSpec) GetDeleting() bool {
+	if x != nil {
+		return x.Deleting
 	}
 	return false
 }
@@ -1573,8 +1581,9 @@ type AttachmentSpec struct {
 	Frontend      string                 `protobuf:"bytes,3,opt,name=frontend,proto3" json:"frontend,omitempty"`                    // auto (also when empty), fuse, ublk, nbd, or none: only its head runs, for repair
 	MountPath     string                 `protobuf:"bytes,4,opt,name=mount_path,json=mountPath,proto3" json:"mount_path,omitempty"` // where its filesystem is to be mounted; empty for no mount
 	MountOptions  []string               `protobuf:"bytes,5,rep,name=mount_options,json=mountOptions,proto3" json:"mount_options,omitempty"`
-	SnapshotId    string                 `protobuf:"bytes,6,opt,name=snapshot_id,json=snapshotId,proto3" json:"snapshot_id,omitempty"` // shows this snapshot, read-only, instead of the volume
-	By            string                 `protobuf:"bytes,7,opt,name=by,proto3" json:"by,omitempty"`                                   // who asked, for people
+	SnapshotId    string                 `protobuf:"bytes,6,opt,name=snapshot_id,json=snapshotId,proto3" json:"snapshot_id,omitempty"`     // shows this snapshot, read-only, instead of the volume
+	By            string                 `protobuf:"bytes,7,opt,name=by,proto3" json:"by,omitempty"`                                       // who asked, for people
+	ForceDetach   bool                   `protobuf:"varint,8,opt,name=force_detach,json=forceDetach,proto3" json:"force_detach,omitempty"` // it is to go although its node can't be asked; the volume's next epoch fences that node
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1656,6 +1665,13 @@ func (x *AttachmentSpec) GetBy() string {
 		return x.By
 	}
 	return ""
+}
+
+func (x *AttachmentSpec) GetForceDetach() bool {
+	if x != nil {
+		return x.ForceDetach
+	}
+	return false
 }
 
 type AttachmentStatus struct {
@@ -1933,7 +1949,9 @@ type SnapshotSpec struct {
 	GroupId       string                 `protobuf:"bytes,2,opt,name=group_id,json=groupId,proto3" json:"group_id,omitempty"` // snapshots with the same one are of one moment
 	Freeze        bool                   `protobuf:"varint,3,opt,name=freeze,proto3" json:"freeze,omitempty"`                 // the mounted filesystem first
 	Deleted       bool                   `protobuf:"varint,4,opt,name=deleted,proto3" json:"deleted,omitempty"`               // it is to go away
-	Policy        string                 `protobuf:"bytes,5,opt,name=policy,proto3" json:"policy,omitempty"`                  // the schedule that made it; empty for people
+	Policy        string                 `protobuf:"bytes,5,opt,name=policy,proto3" json:"policy,omitempty"`                  // id of the policy that made it; empty for people
+	Schedule      string                 `protobuf:"bytes,6,opt,name=schedule,proto3" json:"schedule,omitempty"`              // of the policy, as kind and at, such as daily 23:30
+	Due           *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=due,proto3" json:"due,omitempty"`                        // when the schedule wanted it
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2003,6 +2021,20 @@ func (x *SnapshotSpec) GetPolicy() string {
 	return ""
 }
 
+func (x *SnapshotSpec) GetSchedule() string {
+	if x != nil {
+		return x.Schedule
+	}
+	return ""
+}
+
+func (x *SnapshotSpec) GetDue() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Due
+	}
+	return nil
+}
+
 type SnapshotStatus struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	Ready          bool                   `protobuf:"varint,1,opt,name=ready,proto3" json:"ready,omitempty"`
@@ -2012,6 +2044,8 @@ type SnapshotStatus struct {
 	ExclusiveBytes int64                  `protobuf:"varint,5,opt,name=exclusive_bytes,json=exclusiveBytes,proto3" json:"exclusive_bytes,omitempty"`
 	SharedBytes    int64                  `protobuf:"varint,6,opt,name=shared_bytes,json=sharedBytes,proto3" json:"shared_bytes,omitempty"`
 	Problem        string                 `protobuf:"bytes,7,opt,name=problem,proto3" json:"problem,omitempty"`
+	Epoch          uint64                 `protobuf:"varint,8,opt,name=epoch,proto3" json:"epoch,omitempty"` // in which it was taken
+	Idle           bool                   `protobuf:"varint,9,opt,name=idle,proto3" json:"idle,omitempty"`   // no device showed the volume in that epoch: what is written later has a higher one
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -2095,6 +2129,271 @@ func (x *SnapshotStatus) GetProblem() string {
 	return ""
 }
 
+func (x *SnapshotStatus) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *SnapshotStatus) GetIdle() bool {
+	if x != nil {
+		return x.Idle
+	}
+	return false
+}
+
+// SnapshotPolicy takes snapshots by the clock, and keeps so many of them. It holds for
+// the volumes that name it, and for those that its selector matches.
+type SnapshotPolicy struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Meta          *Meta                  `protobuf:"bytes,1,opt,name=meta,proto3" json:"meta,omitempty"`
+	Spec          *SnapshotPolicySpec    `protobuf:"bytes,2,opt,name=spec,proto3" json:"spec,omitempty"`
+	Status        *SnapshotPolicyStatus  `protobuf:"bytes,3,opt,name=status,proto3" json:"status,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SnapshotPolicy) Reset() {
+	*x = SnapshotPolicy{}
+	mi := &file_holdfast_v1_objects_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SnapshotPolicy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SnapshotPolicy) ProtoMessage() {}
+
+func (x *SnapshotPolicy) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_objects_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SnapshotPolicy.ProtoReflect.Descriptor instead.
+func (*SnapshotPolicy) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *SnapshotPolicy) GetMeta() *Meta {
+	if x != nil {
+		return x.Meta
+	}
+	return nil
+}
+
+func (x *SnapshotPolicy) GetSpec() *SnapshotPolicySpec {
+	if x != nil {
+		return x.Spec
+	}
+	return nil
+}
+
+func (x *SnapshotPolicy) GetStatus() *SnapshotPolicyStatus {
+	if x != nil {
+		return x.Status
+	}
+	return nil
+}
+
+type SnapshotPolicySpec struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Schedules     []*SnapshotSchedule    `protobuf:"bytes,1,rep,name=schedules,proto3" json:"schedules,omitempty"`
+	Selector      map[string]string      `protobuf:"bytes,2,rep,name=selector,proto3" json:"selector,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // labels that a volume must have; empty for no volume
+	Suspended     bool                   `protobuf:"varint,3,opt,name=suspended,proto3" json:"suspended,omitempty"`                                                                        // takes none and deletes none
+	Freeze        bool                   `protobuf:"varint,4,opt,name=freeze,proto3" json:"freeze,omitempty"`                                                                              // mounted filesystems first
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SnapshotPolicySpec) Reset() {
+	*x = SnapshotPolicySpec{}
+	mi := &file_holdfast_v1_objects_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SnapshotPolicySpec) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SnapshotPolicySpec) ProtoMessage() {}
+
+func (x *SnapshotPolicySpec) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_objects_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SnapshotPolicySpec.ProtoReflect.Descriptor instead.
+func (*SnapshotPolicySpec) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *SnapshotPolicySpec) GetSchedules() []*SnapshotSchedule {
+	if x != nil {
+		return x.Schedules
+	}
+	return nil
+}
+
+func (x *SnapshotPolicySpec) GetSelector() map[string]string {
+	if x != nil {
+		return x.Selector
+	}
+	return nil
+}
+
+func (x *SnapshotPolicySpec) GetSuspended() bool {
+	if x != nil {
+		return x.Suspended
+	}
+	return false
+}
+
+func (x *SnapshotPolicySpec) GetFreeze() bool {
+	if x != nil {
+		return x.Freeze
+	}
+	return false
+}
+
+// SnapshotSchedule is one rhythm of a policy. All times are UTC.
+type SnapshotSchedule struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Kind          string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`  // interval, daily, weekly, monthly or cron
+	At            string                 `protobuf:"bytes,2,opt,name=at,proto3" json:"at,omitempty"`      // interval: 15m or 6h; daily: 23:30; weekly: sunday@23:30; monthly: 1@23:30; cron: five fields
+	Keep          int32                  `protobuf:"varint,3,opt,name=keep,proto3" json:"keep,omitempty"` // snapshots a volume; 0 is 5 (interval, cron), 7 (daily), 5 (weekly), 12 (monthly)
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SnapshotSchedule) Reset() {
+	*x = SnapshotSchedule{}
+	mi := &file_holdfast_v1_objects_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SnapshotSchedule) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SnapshotSchedule) ProtoMessage() {}
+
+func (x *SnapshotSchedule) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_objects_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SnapshotSchedule.ProtoReflect.Descriptor instead.
+func (*SnapshotSchedule) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *SnapshotSchedule) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *SnapshotSchedule) GetAt() string {
+	if x != nil {
+		return x.At
+	}
+	return ""
+}
+
+func (x *SnapshotSchedule) GetKeep() int32 {
+	if x != nil {
+		return x.Keep
+	}
+	return 0
+}
+
+type SnapshotPolicyStatus struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Volumes       int32                  `protobuf:"varint,1,opt,name=volumes,proto3" json:"volumes,omitempty"` // that it holds for
+	Next          *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=next,proto3" json:"next,omitempty"`
+	Conditions    []*Condition           `protobuf:"bytes,3,rep,name=conditions,proto3" json:"conditions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SnapshotPolicyStatus) Reset() {
+	*x = SnapshotPolicyStatus{}
+	mi := &file_holdfast_v1_objects_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SnapshotPolicyStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SnapshotPolicyStatus) ProtoMessage() {}
+
+func (x *SnapshotPolicyStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_objects_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SnapshotPolicyStatus.ProtoReflect.Descriptor instead.
+func (*SnapshotPolicyStatus) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *SnapshotPolicyStatus) GetVolumes() int32 {
+	if x != nil {
+		return x.Volumes
+	}
+	return 0
+}
+
+func (x *SnapshotPolicyStatus) GetNext() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Next
+	}
+	return nil
+}
+
+func (x *SnapshotPolicyStatus) GetConditions() []*Condition {
+	if x != nil {
+		return x.Conditions
+	}
+	return nil
+}
+
 // Operation is long work that was asked for.
 type Operation struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2108,13 +2407,17 @@ type Operation struct {
 	Created       *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=created,proto3" json:"created,omitempty"`
 	Ended         *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=ended,proto3" json:"ended,omitempty"`
 	Revision      int64                  `protobuf:"varint,10,opt,name=revision,proto3" json:"revision,omitempty"`
+	Parameters    map[string]string      `protobuf:"bytes,11,rep,name=parameters,proto3" json:"parameters,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // what was asked for, such as dry_run or to_node
+	Canceled      bool                   `protobuf:"varint,12,opt,name=canceled,proto3" json:"canceled,omitempty"`                                                                              // it is to stop: what can be undone is undone
+	Steps         []*Step                `protobuf:"bytes,13,rep,name=steps,proto3" json:"steps,omitempty"`                                                                                     // what it does, or with dry_run would do
+	TargetId      string                 `protobuf:"bytes,14,opt,name=target_id,json=targetId,proto3" json:"target_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Operation) Reset() {
 	*x = Operation{}
-	mi := &file_holdfast_v1_objects_proto_msgTypes[22]
+	mi := &file_holdfast_v1_objects_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2126,7 +2429,7 @@ func (x *Operation) String() string {
 func (*Operation) ProtoMessage() {}
 
 func (x *Operation) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_objects_proto_msgTypes[22]
+	mi := &file_holdfast_v1_objects_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2139,7 +2442,7 @@ func (x *Operation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Operation.ProtoReflect.Descriptor instead.
 func (*Operation) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{22}
+	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Operation) GetId() string {
@@ -2212,6 +2515,119 @@ func (x *Operation) GetRevision() int64 {
 	return 0
 }
 
+func (x *Operation) GetParameters() map[string]string {
+	if x != nil {
+		return x.Parameters
+	}
+	return nil
+}
+
+func (x *Operation) GetCanceled() bool {
+	if x != nil {
+		return x.Canceled
+	}
+	return false
+}
+
+func (x *Operation) GetSteps() []*Step {
+	if x != nil {
+		return x.Steps
+	}
+	return nil
+}
+
+func (x *Operation) GetTargetId() string {
+	if x != nil {
+		return x.TargetId
+	}
+	return ""
+}
+
+// Step is one replica that an operation moves.
+type Step struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	VolumeId      string                 `protobuf:"bytes,1,opt,name=volume_id,json=volumeId,proto3" json:"volume_id,omitempty"`
+	FromPoolId    string                 `protobuf:"bytes,2,opt,name=from_pool_id,json=fromPoolId,proto3" json:"from_pool_id,omitempty"` // empty for none
+	ToPoolId      string                 `protobuf:"bytes,3,opt,name=to_pool_id,json=toPoolId,proto3" json:"to_pool_id,omitempty"`
+	Bytes         int64                  `protobuf:"varint,4,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	Done          bool                   `protobuf:"varint,5,opt,name=done,proto3" json:"done,omitempty"`
+	ReplicaId     string                 `protobuf:"bytes,6,opt,name=replica_id,json=replicaId,proto3" json:"replica_id,omitempty"` // the new one, once it has been assigned
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Step) Reset() {
+	*x = Step{}
+	mi := &file_holdfast_v1_objects_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Step) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Step) ProtoMessage() {}
+
+func (x *Step) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_objects_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Step.ProtoReflect.Descriptor instead.
+func (*Step) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *Step) GetVolumeId() string {
+	if x != nil {
+		return x.VolumeId
+	}
+	return ""
+}
+
+func (x *Step) GetFromPoolId() string {
+	if x != nil {
+		return x.FromPoolId
+	}
+	return ""
+}
+
+func (x *Step) GetToPoolId() string {
+	if x != nil {
+		return x.ToPoolId
+	}
+	return ""
+}
+
+func (x *Step) GetBytes() int64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *Step) GetDone() bool {
+	if x != nil {
+		return x.Done
+	}
+	return false
+}
+
+func (x *Step) GetReplicaId() string {
+	if x != nil {
+		return x.ReplicaId
+	}
+	return ""
+}
+
 // Event is something that happened, kept for a while.
 type Event struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2229,7 +2645,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_holdfast_v1_objects_proto_msgTypes[23]
+	mi := &file_holdfast_v1_objects_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2241,7 +2657,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_objects_proto_msgTypes[23]
+	mi := &file_holdfast_v1_objects_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2254,7 +2670,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{23}
+	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Event) GetId() string {
@@ -2311,6 +2727,132 @@ func (x *Event) GetNodeId() string {
 		return x.NodeId
 	}
 	return ""
+}
+
+// ClusterSettings are what an administrator may set for all of a cluster. What is absent
+// has its default.
+type ClusterSettings struct {
+	state                protoimpl.MessageState `protogen:"open.v1"`
+	RepairDelay          *durationpb.Duration   `protobuf:"bytes,1,opt,name=repair_delay,json=repairDelay,proto3" json:"repair_delay,omitempty"`                                       // a node may be down this long before its replicas are rebuilt elsewhere: 10m
+	RebuildsMax          *int32                 `protobuf:"varint,2,opt,name=rebuilds_max,json=rebuildsMax,proto3,oneof" json:"rebuilds_max,omitempty"`                                // replicas that are filled at once in the cluster: 8; 0 rebuilds none
+	RebuildsPerNodeMax   *int32                 `protobuf:"varint,3,opt,name=rebuilds_per_node_max,json=rebuildsPerNodeMax,proto3,oneof" json:"rebuilds_per_node_max,omitempty"`       // of which one node fills: 2
+	RepairDownPercentMax *int32                 `protobuf:"varint,4,opt,name=repair_down_percent_max,json=repairDownPercentMax,proto3,oneof" json:"repair_down_percent_max,omitempty"` // no rebuilding while more of the nodes are down than this: 34
+	OvercommitPercent    *int32                 `protobuf:"varint,5,opt,name=overcommit_percent,json=overcommitPercent,proto3,oneof" json:"overcommit_percent,omitempty"`              // of a pool's space that may be promised: 200
+	TrashKeep            *durationpb.Duration   `protobuf:"bytes,6,opt,name=trash_keep,json=trashKeep,proto3" json:"trash_keep,omitempty"`                                             // a deleted volume can be restored for this long: 24h; 0 for no trash
+	OrphanGrace          *durationpb.Duration   `protobuf:"bytes,7,opt,name=orphan_grace,json=orphanGrace,proto3" json:"orphan_grace,omitempty"`                                       // a replica that nobody expects is kept this long: 1h
+	EventsKeep           *durationpb.Duration   `protobuf:"bytes,8,opt,name=events_keep,json=eventsKeep,proto3" json:"events_keep,omitempty"`                                          // 168h
+	EventsMax            *int32                 `protobuf:"varint,9,opt,name=events_max,json=eventsMax,proto3,oneof" json:"events_max,omitempty"`                                      // 10000
+	OperationsKeep       *durationpb.Duration   `protobuf:"bytes,10,opt,name=operations_keep,json=operationsKeep,proto3" json:"operations_keep,omitempty"`                             // after they have ended: 168h
+	Revision             int64                  `protobuf:"varint,11,opt,name=revision,proto3" json:"revision,omitempty"`
+	unknownFields        protoimpl.UnknownFields
+	sizeCache            protoimpl.SizeCache
+}
+
+func (x *ClusterSettings) Reset() {
+	*x = ClusterSettings{}
+	mi := &file_holdfast_v1_objects_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClusterSettings) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClusterSettings) ProtoMessage() {}
+
+func (x *ClusterSettings) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_objects_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClusterSettings.ProtoReflect.Descriptor instead.
+func (*ClusterSettings) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *ClusterSettings) GetRepairDelay() *durationpb.Duration {
+	if x != nil {
+		return x.RepairDelay
+	}
+	return nil
+}
+
+func (x *ClusterSettings) GetRebuildsMax() int32 {
+	if x != nil && x.RebuildsMax != nil {
+		return *x.RebuildsMax
+	}
+	return 0
+}
+
+func (x *ClusterSettings) GetRebuildsPerNodeMax() int32 {
+	if x != nil && x.RebuildsPerNodeMax != nil {
+		return *x.RebuildsPerNodeMax
+	}
+	return 0
+}
+
+func (x *ClusterSettings) GetRepairDownPercentMax() int32 {
+	if x != nil && x.RepairDownPercentMax != nil {
+		return *x.RepairDownPercentMax
+	}
+	return 0
+}
+
+func (x *ClusterSettings) GetOvercommitPercent() int32 {
+	if x != nil && x.OvercommitPercent != nil {
+		return *x.OvercommitPercent
+	}
+	return 0
+}
+
+func (x *ClusterSettings) GetTrashKeep() *durationpb.Duration {
+	if x != nil {
+		return x.TrashKeep
+	}
+	return nil
+}
+
+func (x *ClusterSettings) GetOrphanGrace() *durationpb.Duration {
+	if x != nil {
+		return x.OrphanGrace
+	}
+	return nil
+}
+
+func (x *ClusterSettings) GetEventsKeep() *durationpb.Duration {
+	if x != nil {
+		return x.EventsKeep
+	}
+	return nil
+}
+
+func (x *ClusterSettings) GetEventsMax() int32 {
+	if x != nil && x.EventsMax != nil {
+		return *x.EventsMax
+	}
+	return 0
+}
+
+func (x *ClusterSettings) GetOperationsKeep() *durationpb.Duration {
+	if x != nil {
+		return x.OperationsKeep
+	}
+	return nil
+}
+
+func (x *ClusterSettings) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
 }
 
 var File_holdfast_v1_objects_proto protoreflect.FileDescriptor
@@ -2384,7 +2926,7 @@ const file_holdfast_v1_objects_proto_rawDesc = "" +
 	"\x06Volume\x12%\n" +
 	"\x04meta\x18\x01 \x01(\v2\x11.holdfast.v1.MetaR\x04meta\x12+\n" +
 	"\x04spec\x18\x02 \x01(\v2\x17.holdfast.v1.VolumeSpecR\x04spec\x121\n" +
-	"\x06status\x18\x03 \x01(\v2\x19.holdfast.v1.VolumeStatusR\x06status\"\xd8\x03\n" +
+	"\x06status\x18\x03 \x01(\v2\x19.holdfast.v1.VolumeStatusR\x06status\"\xf4\x03\n" +
 	"\n" +
 	"VolumeSpec\x12\x1d\n" +
 	"\n" +
@@ -2403,7 +2945,8 @@ const file_holdfast_v1_objects_proto_rawDesc = "" +
 	"\x11snapshot_policies\x18\n" +
 	" \x03(\tR\x10snapshotPolicies\x124\n" +
 	"\adeleted\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\adeleted\x12#\n" +
-	"\rrepair_paused\x18\f \x01(\bR\frepairPaused\"\xa6\x02\n" +
+	"\rrepair_paused\x18\f \x01(\bR\frepairPaused\x12\x1a\n" +
+	"\bdeleting\x18\r \x01(\bR\bdeleting\"\xa6\x02\n" +
 	"\tPlacement\x12\x14\n" +
 	"\x05nodes\x18\x01 \x03(\tR\x05nodes\x12\x14\n" +
 	"\x05zones\x18\x02 \x03(\tR\x05zones\x12\x14\n" +
@@ -2455,7 +2998,7 @@ const file_holdfast_v1_objects_proto_rawDesc = "" +
 	"\tvolume_id\x18\x01 \x01(\tR\bvolumeId\x12/\n" +
 	"\x04spec\x18\x02 \x01(\v2\x1b.holdfast.v1.AttachmentSpecR\x04spec\x125\n" +
 	"\x06status\x18\x03 \x01(\v2\x1d.holdfast.v1.AttachmentStatusR\x06status\x12\x1a\n" +
-	"\brevision\x18\x04 \x01(\x03R\brevision\"\xd7\x01\n" +
+	"\brevision\x18\x04 \x01(\x03R\brevision\"\xfa\x01\n" +
 	"\x0eAttachmentSpec\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1b\n" +
 	"\tread_only\x18\x02 \x01(\bR\breadOnly\x12\x1a\n" +
@@ -2465,7 +3008,8 @@ const file_holdfast_v1_objects_proto_rawDesc = "" +
 	"\rmount_options\x18\x05 \x03(\tR\fmountOptions\x12\x1f\n" +
 	"\vsnapshot_id\x18\x06 \x01(\tR\n" +
 	"snapshotId\x12\x0e\n" +
-	"\x02by\x18\a \x01(\tR\x02by\"\xe4\x02\n" +
+	"\x02by\x18\a \x01(\tR\x02by\x12!\n" +
+	"\fforce_detach\x18\b \x01(\bR\vforceDetach\"\xe4\x02\n" +
 	"\x10AttachmentStatus\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x122\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x1c.holdfast.v1.AttachmentStateR\x05state\x12\x16\n" +
@@ -2492,13 +3036,15 @@ const file_holdfast_v1_objects_proto_rawDesc = "" +
 	"\bSnapshot\x12%\n" +
 	"\x04meta\x18\x01 \x01(\v2\x11.holdfast.v1.MetaR\x04meta\x12-\n" +
 	"\x04spec\x18\x02 \x01(\v2\x19.holdfast.v1.SnapshotSpecR\x04spec\x123\n" +
-	"\x06status\x18\x03 \x01(\v2\x1b.holdfast.v1.SnapshotStatusR\x06status\"\x90\x01\n" +
+	"\x06status\x18\x03 \x01(\v2\x1b.holdfast.v1.SnapshotStatusR\x06status\"\xda\x01\n" +
 	"\fSnapshotSpec\x12\x1b\n" +
 	"\tvolume_id\x18\x01 \x01(\tR\bvolumeId\x12\x19\n" +
 	"\bgroup_id\x18\x02 \x01(\tR\agroupId\x12\x16\n" +
 	"\x06freeze\x18\x03 \x01(\bR\x06freeze\x12\x18\n" +
 	"\adeleted\x18\x04 \x01(\bR\adeleted\x12\x16\n" +
-	"\x06policy\x18\x05 \x01(\tR\x06policy\"\xfd\x01\n" +
+	"\x06policy\x18\x05 \x01(\tR\x06policy\x12\x1a\n" +
+	"\bschedule\x18\x06 \x01(\tR\bschedule\x12,\n" +
+	"\x03due\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\x03due\"\xa7\x02\n" +
 	"\x0eSnapshotStatus\x12\x14\n" +
 	"\x05ready\x18\x01 \x01(\bR\x05ready\x12\x1e\n" +
 	"\n" +
@@ -2509,7 +3055,31 @@ const file_holdfast_v1_objects_proto_rawDesc = "" +
 	"\x05taken\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x05taken\x12'\n" +
 	"\x0fexclusive_bytes\x18\x05 \x01(\x03R\x0eexclusiveBytes\x12!\n" +
 	"\fshared_bytes\x18\x06 \x01(\x03R\vsharedBytes\x12\x18\n" +
-	"\aproblem\x18\a \x01(\tR\aproblem\"\xc2\x02\n" +
+	"\aproblem\x18\a \x01(\tR\aproblem\x12\x14\n" +
+	"\x05epoch\x18\b \x01(\x04R\x05epoch\x12\x12\n" +
+	"\x04idle\x18\t \x01(\bR\x04idle\"\xa7\x01\n" +
+	"\x0eSnapshotPolicy\x12%\n" +
+	"\x04meta\x18\x01 \x01(\v2\x11.holdfast.v1.MetaR\x04meta\x123\n" +
+	"\x04spec\x18\x02 \x01(\v2\x1f.holdfast.v1.SnapshotPolicySpecR\x04spec\x129\n" +
+	"\x06status\x18\x03 \x01(\v2!.holdfast.v1.SnapshotPolicyStatusR\x06status\"\x8f\x02\n" +
+	"\x12SnapshotPolicySpec\x12;\n" +
+	"\tschedules\x18\x01 \x03(\v2\x1d.holdfast.v1.SnapshotScheduleR\tschedules\x12I\n" +
+	"\bselector\x18\x02 \x03(\v2-.holdfast.v1.SnapshotPolicySpec.SelectorEntryR\bselector\x12\x1c\n" +
+	"\tsuspended\x18\x03 \x01(\bR\tsuspended\x12\x16\n" +
+	"\x06freeze\x18\x04 \x01(\bR\x06freeze\x1a;\n" +
+	"\rSelectorEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"J\n" +
+	"\x10SnapshotSchedule\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x0e\n" +
+	"\x02at\x18\x02 \x01(\tR\x02at\x12\x12\n" +
+	"\x04keep\x18\x03 \x01(\x05R\x04keep\"\x98\x01\n" +
+	"\x14SnapshotPolicyStatus\x12\x18\n" +
+	"\avolumes\x18\x01 \x01(\x05R\avolumes\x12.\n" +
+	"\x04next\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04next\x126\n" +
+	"\n" +
+	"conditions\x18\x03 \x03(\v2\x16.holdfast.v1.ConditionR\n" +
+	"conditions\"\xab\x04\n" +
 	"\tOperation\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x16\n" +
@@ -2521,7 +3091,26 @@ const file_holdfast_v1_objects_proto_rawDesc = "" +
 	"\acreated\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\acreated\x120\n" +
 	"\x05ended\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\x05ended\x12\x1a\n" +
 	"\brevision\x18\n" +
-	" \x01(\x03R\brevision\"\xe7\x01\n" +
+	" \x01(\x03R\brevision\x12F\n" +
+	"\n" +
+	"parameters\x18\v \x03(\v2&.holdfast.v1.Operation.ParametersEntryR\n" +
+	"parameters\x12\x1a\n" +
+	"\bcanceled\x18\f \x01(\bR\bcanceled\x12'\n" +
+	"\x05steps\x18\r \x03(\v2\x11.holdfast.v1.StepR\x05steps\x12\x1b\n" +
+	"\ttarget_id\x18\x0e \x01(\tR\btargetId\x1a=\n" +
+	"\x0fParametersEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xac\x01\n" +
+	"\x04Step\x12\x1b\n" +
+	"\tvolume_id\x18\x01 \x01(\tR\bvolumeId\x12 \n" +
+	"\ffrom_pool_id\x18\x02 \x01(\tR\n" +
+	"fromPoolId\x12\x1c\n" +
+	"\n" +
+	"to_pool_id\x18\x03 \x01(\tR\btoPoolId\x12\x14\n" +
+	"\x05bytes\x18\x04 \x01(\x03R\x05bytes\x12\x12\n" +
+	"\x04done\x18\x05 \x01(\bR\x04done\x12\x1d\n" +
+	"\n" +
+	"replica_id\x18\x06 \x01(\tR\treplicaId\"\xe7\x01\n" +
 	"\x05Event\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12.\n" +
 	"\x04time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x16\n" +
@@ -2531,7 +3120,28 @@ const file_holdfast_v1_objects_proto_rawDesc = "" +
 	"\bseverity\x18\x05 \x01(\tR\bseverity\x12\x16\n" +
 	"\x06reason\x18\x06 \x01(\tR\x06reason\x12\x18\n" +
 	"\amessage\x18\a \x01(\tR\amessage\x12\x17\n" +
-	"\anode_id\x18\b \x01(\tR\x06nodeId*O\n" +
+	"\anode_id\x18\b \x01(\tR\x06nodeId\"\xc4\x05\n" +
+	"\x0fClusterSettings\x12<\n" +
+	"\frepair_delay\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\vrepairDelay\x12&\n" +
+	"\frebuilds_max\x18\x02 \x01(\x05H\x00R\vrebuildsMax\x88\x01\x01\x126\n" +
+	"\x15rebuilds_per_node_max\x18\x03 \x01(\x05H\x01R\x12rebuildsPerNodeMax\x88\x01\x01\x12:\n" +
+	"\x17repair_down_percent_max\x18\x04 \x01(\x05H\x02R\x14repairDownPercentMax\x88\x01\x01\x122\n" +
+	"\x12overcommit_percent\x18\x05 \x01(\x05H\x03R\x11overcommitPercent\x88\x01\x01\x128\n" +
+	"\n" +
+	"trash_keep\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\ttrashKeep\x12<\n" +
+	"\forphan_grace\x18\a \x01(\v2\x19.google.protobuf.DurationR\vorphanGrace\x12:\n" +
+	"\vevents_keep\x18\b \x01(\v2\x19.google.protobuf.DurationR\n" +
+	"eventsKeep\x12\"\n" +
+	"\n" +
+	"events_max\x18\t \x01(\x05H\x04R\teventsMax\x88\x01\x01\x12B\n" +
+	"\x0foperations_keep\x18\n" +
+	" \x01(\v2\x19.google.protobuf.DurationR\x0eoperationsKeep\x12\x1a\n" +
+	"\brevision\x18\v \x01(\x03R\brevisionB\x0f\n" +
+	"\r_rebuilds_maxB\x18\n" +
+	"\x16_rebuilds_per_node_maxB\x1a\n" +
+	"\x18_repair_down_percent_maxB\x15\n" +
+	"\x13_overcommit_percentB\r\n" +
+	"\v_events_max*O\n" +
 	"\tNodeState\x12\x1a\n" +
 	"\x16NODE_STATE_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rNODE_STATE_UP\x10\x01\x12\x13\n" +
@@ -2570,7 +3180,7 @@ func file_holdfast_v1_objects_proto_rawDescGZIP() []byte {
 }
 
 var file_holdfast_v1_objects_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_holdfast_v1_objects_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
+var file_holdfast_v1_objects_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
 var file_holdfast_v1_objects_proto_goTypes = []any{
 	(NodeState)(0),                // 0: holdfast.v1.NodeState
 	(Health)(0),                   // 1: holdfast.v1.Health
@@ -2598,23 +3208,31 @@ var file_holdfast_v1_objects_proto_goTypes = []any{
 	(*Snapshot)(nil),              // 23: holdfast.v1.Snapshot
 	(*SnapshotSpec)(nil),          // 24: holdfast.v1.SnapshotSpec
 	(*SnapshotStatus)(nil),        // 25: holdfast.v1.SnapshotStatus
-	(*Operation)(nil),             // 26: holdfast.v1.Operation
-	(*Event)(nil),                 // 27: holdfast.v1.Event
-	nil,                           // 28: holdfast.v1.Meta.LabelsEntry
-	nil,                           // 29: holdfast.v1.Placement.NodeLabelsEntry
-	(*timestamppb.Timestamp)(nil), // 30: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 31: google.protobuf.Duration
+	(*SnapshotPolicy)(nil),        // 26: holdfast.v1.SnapshotPolicy
+	(*SnapshotPolicySpec)(nil),    // 27: holdfast.v1.SnapshotPolicySpec
+	(*SnapshotSchedule)(nil),      // 28: holdfast.v1.SnapshotSchedule
+	(*SnapshotPolicyStatus)(nil),  // 29: holdfast.v1.SnapshotPolicyStatus
+	(*Operation)(nil),             // 30: holdfast.v1.Operation
+	(*Step)(nil),                  // 31: holdfast.v1.Step
+	(*Event)(nil),                 // 32: holdfast.v1.Event
+	(*ClusterSettings)(nil),       // 33: holdfast.v1.ClusterSettings
+	nil,                           // 34: holdfast.v1.Meta.LabelsEntry
+	nil,                           // 35: holdfast.v1.Placement.NodeLabelsEntry
+	nil,                           // 36: holdfast.v1.SnapshotPolicySpec.SelectorEntry
+	nil,                           // 37: holdfast.v1.Operation.ParametersEntry
+	(*timestamppb.Timestamp)(nil), // 38: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 39: google.protobuf.Duration
 }
 var file_holdfast_v1_objects_proto_depIdxs = []int32{
-	28, // 0: holdfast.v1.Meta.labels:type_name -> holdfast.v1.Meta.LabelsEntry
-	30, // 1: holdfast.v1.Meta.created:type_name -> google.protobuf.Timestamp
-	30, // 2: holdfast.v1.Condition.since:type_name -> google.protobuf.Timestamp
+	34, // 0: holdfast.v1.Meta.labels:type_name -> holdfast.v1.Meta.LabelsEntry
+	38, // 1: holdfast.v1.Meta.created:type_name -> google.protobuf.Timestamp
+	38, // 2: holdfast.v1.Condition.since:type_name -> google.protobuf.Timestamp
 	4,  // 3: holdfast.v1.Node.meta:type_name -> holdfast.v1.Meta
 	7,  // 4: holdfast.v1.Node.spec:type_name -> holdfast.v1.NodeSpec
 	8,  // 5: holdfast.v1.Node.status:type_name -> holdfast.v1.NodeStatus
 	0,  // 6: holdfast.v1.NodeStatus.state:type_name -> holdfast.v1.NodeState
 	5,  // 7: holdfast.v1.NodeStatus.conditions:type_name -> holdfast.v1.Condition
-	30, // 8: holdfast.v1.NodeStatus.seen:type_name -> google.protobuf.Timestamp
+	38, // 8: holdfast.v1.NodeStatus.seen:type_name -> google.protobuf.Timestamp
 	4,  // 9: holdfast.v1.Pool.meta:type_name -> holdfast.v1.Meta
 	10, // 10: holdfast.v1.Pool.spec:type_name -> holdfast.v1.PoolSpec
 	11, // 11: holdfast.v1.Pool.status:type_name -> holdfast.v1.PoolStatus
@@ -2624,15 +3242,15 @@ var file_holdfast_v1_objects_proto_depIdxs = []int32{
 	16, // 15: holdfast.v1.Volume.status:type_name -> holdfast.v1.VolumeStatus
 	14, // 16: holdfast.v1.VolumeSpec.placement:type_name -> holdfast.v1.Placement
 	15, // 17: holdfast.v1.VolumeSpec.limits:type_name -> holdfast.v1.Limits
-	30, // 18: holdfast.v1.VolumeSpec.deleted:type_name -> google.protobuf.Timestamp
-	29, // 19: holdfast.v1.Placement.node_labels:type_name -> holdfast.v1.Placement.NodeLabelsEntry
+	38, // 18: holdfast.v1.VolumeSpec.deleted:type_name -> google.protobuf.Timestamp
+	35, // 19: holdfast.v1.Placement.node_labels:type_name -> holdfast.v1.Placement.NodeLabelsEntry
 	1,  // 20: holdfast.v1.VolumeStatus.health:type_name -> holdfast.v1.Health
 	17, // 21: holdfast.v1.VolumeStatus.replicas:type_name -> holdfast.v1.ReplicaStatus
 	21, // 22: holdfast.v1.VolumeStatus.attachment:type_name -> holdfast.v1.AttachmentStatus
 	5,  // 23: holdfast.v1.VolumeStatus.conditions:type_name -> holdfast.v1.Condition
 	2,  // 24: holdfast.v1.ReplicaStatus.state:type_name -> holdfast.v1.ReplicaState
 	18, // 25: holdfast.v1.ReplicaStatus.progress:type_name -> holdfast.v1.Progress
-	31, // 26: holdfast.v1.Progress.left:type_name -> google.protobuf.Duration
+	39, // 26: holdfast.v1.Progress.left:type_name -> google.protobuf.Duration
 	20, // 27: holdfast.v1.Attachment.spec:type_name -> holdfast.v1.AttachmentSpec
 	21, // 28: holdfast.v1.Attachment.status:type_name -> holdfast.v1.AttachmentStatus
 	3,  // 29: holdfast.v1.AttachmentStatus.state:type_name -> holdfast.v1.AttachmentState
@@ -2642,16 +3260,31 @@ var file_holdfast_v1_objects_proto_depIdxs = []int32{
 	4,  // 33: holdfast.v1.Snapshot.meta:type_name -> holdfast.v1.Meta
 	24, // 34: holdfast.v1.Snapshot.spec:type_name -> holdfast.v1.SnapshotSpec
 	25, // 35: holdfast.v1.Snapshot.status:type_name -> holdfast.v1.SnapshotStatus
-	30, // 36: holdfast.v1.SnapshotStatus.taken:type_name -> google.protobuf.Timestamp
-	18, // 37: holdfast.v1.Operation.progress:type_name -> holdfast.v1.Progress
-	30, // 38: holdfast.v1.Operation.created:type_name -> google.protobuf.Timestamp
-	30, // 39: holdfast.v1.Operation.ended:type_name -> google.protobuf.Timestamp
-	30, // 40: holdfast.v1.Event.time:type_name -> google.protobuf.Timestamp
-	41, // [41:41] is the sub-list for method output_type
-	41, // [41:41] is the sub-list for method input_type
-	41, // [41:41] is the sub-list for extension type_name
-	41, // [41:41] is the sub-list for extension extendee
-	0,  // [0:41] is the sub-list for field type_name
+	38, // 36: holdfast.v1.SnapshotSpec.due:type_name -> google.protobuf.Timestamp
+	38, // 37: holdfast.v1.SnapshotStatus.taken:type_name -> google.protobuf.Timestamp
+	4,  // 38: holdfast.v1.SnapshotPolicy.meta:type_name -> holdfast.v1.Meta
+	27, // 39: holdfast.v1.SnapshotPolicy.spec:type_name -> holdfast.v1.SnapshotPolicySpec
+	29, // 40: holdfast.v1.SnapshotPolicy.status:type_name -> holdfast.v1.SnapshotPolicyStatus
+	28, // 41: holdfast.v1.SnapshotPolicySpec.schedules:type_name -> holdfast.v1.SnapshotSchedule
+	36, // 42: holdfast.v1.SnapshotPolicySpec.selector:type_name -> holdfast.v1.SnapshotPolicySpec.SelectorEntry
+	38, // 43: holdfast.v1.SnapshotPolicyStatus.next:type_name -> google.protobuf.Timestamp
+	5,  // 44: holdfast.v1.SnapshotPolicyStatus.conditions:type_name -> holdfast.v1.Condition
+	18, // 45: holdfast.v1.Operation.progress:type_name -> holdfast.v1.Progress
+	38, // 46: holdfast.v1.Operation.created:type_name -> google.protobuf.Timestamp
+	38, // 47: holdfast.v1.Operation.ended:type_name -> google.protobuf.Timestamp
+	37, // 48: holdfast.v1.Operation.parameters:type_name -> holdfast.v1.Operation.ParametersEntry
+	31, // 49: holdfast.v1.Operation.steps:type_name -> holdfast.v1.Step
+	38, // 50: holdfast.v1.Event.time:type_name -> google.protobuf.Timestamp
+	39, // 51: holdfast.v1.ClusterSettings.repair_delay:type_name -> google.protobuf.Duration
+	39, // 52: holdfast.v1.ClusterSettings.trash_keep:type_name -> google.protobuf.Duration
+	39, // 53: holdfast.v1.ClusterSettings.orphan_grace:type_name -> google.protobuf.Duration
+	39, // 54: holdfast.v1.ClusterSettings.events_keep:type_name -> google.protobuf.Duration
+	39, // 55: holdfast.v1.ClusterSettings.operations_keep:type_name -> google.protobuf.Duration
+	56, // [56:56] is the sub-list for method output_type
+	56, // [56:56] is the sub-list for method input_type
+	56, // [56:56] is the sub-list for extension type_name
+	56, // [56:56] is the sub-list for extension extendee
+	0,  // [0:56] is the sub-list for field type_name
 }
 
 func init() { file_holdfast_v1_objects_proto_init() }
@@ -2659,13 +3292,14 @@ func file_holdfast_v1_objects_proto_init() {
 	if File_holdfast_v1_objects_proto != nil {
 		return
 	}
+	file_holdfast_v1_objects_proto_msgTypes[29].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_holdfast_v1_objects_proto_rawDesc), len(file_holdfast_v1_objects_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   26,
+			NumMessages:   34,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -9,8 +9,10 @@
 package statepb
 
 import (
+	v1 "github.com/holdfast-io/holdfast/api/holdfast/v1"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -471,11 +473,323 @@ func (x *Holding) GetProblem() string {
 	return ""
 }
 
+// Absence says since when a node's lease has been over. Written by control, which takes
+// it away when the node is back. Key: absences/<node id>.
+type Absence struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	NodeId        string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	Since         *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=since,proto3" json:"since,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Absence) Reset() {
+	*x = Absence{}
+	mi := &file_statepb_state_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Absence) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Absence) ProtoMessage() {}
+
+func (x *Absence) ProtoReflect() protoreflect.Message {
+	mi := &file_statepb_state_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Absence.ProtoReflect.Descriptor instead.
+func (*Absence) Descriptor() ([]byte, []int) {
+	return file_statepb_state_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Absence) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *Absence) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+// Verdict is what control has to say about a volume: why it has no place, what its
+// repair waits for. Key: verdicts/<volume id>; absent when there is nothing to say.
+type Verdict struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	VolumeId      string                 `protobuf:"bytes,1,opt,name=volume_id,json=volumeId,proto3" json:"volume_id,omitempty"`
+	Conditions    []*v1.Condition        `protobuf:"bytes,2,rep,name=conditions,proto3" json:"conditions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Verdict) Reset() {
+	*x = Verdict{}
+	mi := &file_statepb_state_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Verdict) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Verdict) ProtoMessage() {}
+
+func (x *Verdict) ProtoReflect() protoreflect.Message {
+	mi := &file_statepb_state_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Verdict.ProtoReflect.Descriptor instead.
+func (*Verdict) Descriptor() ([]byte, []int) {
+	return file_statepb_state_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Verdict) GetVolumeId() string {
+	if x != nil {
+		return x.VolumeId
+	}
+	return ""
+}
+
+func (x *Verdict) GetConditions() []*v1.Condition {
+	if x != nil {
+		return x.Conditions
+	}
+	return nil
+}
+
+// Condemned names a replica that no record and no assignment counts on any more. A node
+// deletes a replica when this tells it to, never because it finds no assignment: a state
+// that was restored from an old dump lacks assignments of volumes that exist. Written by
+// control, which takes it away when the holding is gone. Key: condemned/<replica id>.
+type Condemned struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ReplicaId     string                 `protobuf:"bytes,1,opt,name=replica_id,json=replicaId,proto3" json:"replica_id,omitempty"`
+	VolumeId      string                 `protobuf:"bytes,2,opt,name=volume_id,json=volumeId,proto3" json:"volume_id,omitempty"`
+	NodeId        string                 `protobuf:"bytes,3,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	PoolId        string                 `protobuf:"bytes,4,opt,name=pool_id,json=poolId,proto3" json:"pool_id,omitempty"`
+	Reason        string                 `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"` // for people
+	Since         *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=since,proto3" json:"since,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Condemned) Reset() {
+	*x = Condemned{}
+	mi := &file_statepb_state_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Condemned) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Condemned) ProtoMessage() {}
+
+func (x *Condemned) ProtoReflect() protoreflect.Message {
+	mi := &file_statepb_state_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Condemned.ProtoReflect.Descriptor instead.
+func (*Condemned) Descriptor() ([]byte, []int) {
+	return file_statepb_state_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Condemned) GetReplicaId() string {
+	if x != nil {
+		return x.ReplicaId
+	}
+	return ""
+}
+
+func (x *Condemned) GetVolumeId() string {
+	if x != nil {
+		return x.VolumeId
+	}
+	return ""
+}
+
+func (x *Condemned) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *Condemned) GetPoolId() string {
+	if x != nil {
+		return x.PoolId
+	}
+	return ""
+}
+
+func (x *Condemned) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Condemned) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+// Stray is a holding that no assignment expects, since when. Written by control. Key:
+// strays/<replica id>.
+type Stray struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ReplicaId     string                 `protobuf:"bytes,1,opt,name=replica_id,json=replicaId,proto3" json:"replica_id,omitempty"`
+	Since         *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=since,proto3" json:"since,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Stray) Reset() {
+	*x = Stray{}
+	mi := &file_statepb_state_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Stray) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Stray) ProtoMessage() {}
+
+func (x *Stray) ProtoReflect() protoreflect.Message {
+	mi := &file_statepb_state_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Stray.ProtoReflect.Descriptor instead.
+func (*Stray) Descriptor() ([]byte, []int) {
+	return file_statepb_state_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Stray) GetReplicaId() string {
+	if x != nil {
+		return x.ReplicaId
+	}
+	return ""
+}
+
+func (x *Stray) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+// ScheduleMark says how far a snapshot policy has come with a volume. Written by
+// control. Key: schedules/<policy id>/<volume id>.
+type ScheduleMark struct {
+	state         protoimpl.MessageState            `protogen:"open.v1"`
+	PolicyId      string                            `protobuf:"bytes,1,opt,name=policy_id,json=policyId,proto3" json:"policy_id,omitempty"`
+	VolumeId      string                            `protobuf:"bytes,2,opt,name=volume_id,json=volumeId,proto3" json:"volume_id,omitempty"`
+	Done          map[string]*timestamppb.Timestamp `protobuf:"bytes,3,rep,name=done,proto3" json:"done,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // by schedule: the last time that was due and is dealt with
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ScheduleMark) Reset() {
+	*x = ScheduleMark{}
+	mi := &file_statepb_state_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ScheduleMark) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ScheduleMark) ProtoMessage() {}
+
+func (x *ScheduleMark) ProtoReflect() protoreflect.Message {
+	mi := &file_statepb_state_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ScheduleMark.ProtoReflect.Descriptor instead.
+func (*ScheduleMark) Descriptor() ([]byte, []int) {
+	return file_statepb_state_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *ScheduleMark) GetPolicyId() string {
+	if x != nil {
+		return x.PolicyId
+	}
+	return ""
+}
+
+func (x *ScheduleMark) GetVolumeId() string {
+	if x != nil {
+		return x.VolumeId
+	}
+	return ""
+}
+
+func (x *ScheduleMark) GetDone() map[string]*timestamppb.Timestamp {
+	if x != nil {
+		return x.Done
+	}
+	return nil
+}
+
 var File_statepb_state_proto protoreflect.FileDescriptor
 
 const file_statepb_state_proto_rawDesc = "" +
 	"\n" +
-	"\x13statepb/state.proto\x12\x0eholdfast.state\"\x95\x02\n" +
+	"\x13statepb/state.proto\x12\x0eholdfast.state\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19holdfast/v1/objects.proto\"\x95\x02\n" +
 	"\n" +
 	"Assignment\x12\x1b\n" +
 	"\tvolume_id\x18\x01 \x01(\tR\bvolumeId\x12\x1d\n" +
@@ -525,7 +839,34 @@ const file_statepb_state_proto_rawDesc = "" +
 	"\n" +
 	"generation\x18\b \x01(\rR\n" +
 	"generation\x12\x18\n" +
-	"\aproblem\x18\t \x01(\tR\aproblemB8Z6github.com/holdfast-io/holdfast/internal/state/statepbb\x06proto3"
+	"\aproblem\x18\t \x01(\tR\aproblem\"T\n" +
+	"\aAbsence\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x120\n" +
+	"\x05since\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\"^\n" +
+	"\aVerdict\x12\x1b\n" +
+	"\tvolume_id\x18\x01 \x01(\tR\bvolumeId\x126\n" +
+	"\n" +
+	"conditions\x18\x02 \x03(\v2\x16.holdfast.v1.ConditionR\n" +
+	"conditions\"\xc3\x01\n" +
+	"\tCondemned\x12\x1d\n" +
+	"\n" +
+	"replica_id\x18\x01 \x01(\tR\treplicaId\x12\x1b\n" +
+	"\tvolume_id\x18\x02 \x01(\tR\bvolumeId\x12\x17\n" +
+	"\anode_id\x18\x03 \x01(\tR\x06nodeId\x12\x17\n" +
+	"\apool_id\x18\x04 \x01(\tR\x06poolId\x12\x16\n" +
+	"\x06reason\x18\x05 \x01(\tR\x06reason\x120\n" +
+	"\x05since\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\"X\n" +
+	"\x05Stray\x12\x1d\n" +
+	"\n" +
+	"replica_id\x18\x01 \x01(\tR\treplicaId\x120\n" +
+	"\x05since\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\"\xd9\x01\n" +
+	"\fScheduleMark\x12\x1b\n" +
+	"\tpolicy_id\x18\x01 \x01(\tR\bpolicyId\x12\x1b\n" +
+	"\tvolume_id\x18\x02 \x01(\tR\bvolumeId\x12:\n" +
+	"\x04done\x18\x03 \x03(\v2&.holdfast.state.ScheduleMark.DoneEntryR\x04done\x1aS\n" +
+	"\tDoneEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x120\n" +
+	"\x05value\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x05value:\x028\x01B8Z6github.com/holdfast-io/holdfast/internal/state/statepbb\x06proto3"
 
 var (
 	file_statepb_state_proto_rawDescOnce sync.Once
@@ -539,22 +880,36 @@ func file_statepb_state_proto_rawDescGZIP() []byte {
 	return file_statepb_state_proto_rawDescData
 }
 
-var file_statepb_state_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
+var file_statepb_state_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_statepb_state_proto_goTypes = []any{
-	(*Assignment)(nil),      // 0: holdfast.state.Assignment
-	(*AssignedReplica)(nil), // 1: holdfast.state.AssignedReplica
-	(*Record)(nil),          // 2: holdfast.state.Record
-	(*Member)(nil),          // 3: holdfast.state.Member
-	(*Holding)(nil),         // 4: holdfast.state.Holding
+	(*Assignment)(nil),            // 0: holdfast.state.Assignment
+	(*AssignedReplica)(nil),       // 1: holdfast.state.AssignedReplica
+	(*Record)(nil),                // 2: holdfast.state.Record
+	(*Member)(nil),                // 3: holdfast.state.Member
+	(*Holding)(nil),               // 4: holdfast.state.Holding
+	(*Absence)(nil),               // 5: holdfast.state.Absence
+	(*Verdict)(nil),               // 6: holdfast.state.Verdict
+	(*Condemned)(nil),             // 7: holdfast.state.Condemned
+	(*Stray)(nil),                 // 8: holdfast.state.Stray
+	(*ScheduleMark)(nil),          // 9: holdfast.state.ScheduleMark
+	nil,                           // 10: holdfast.state.ScheduleMark.DoneEntry
+	(*timestamppb.Timestamp)(nil), // 11: google.protobuf.Timestamp
+	(*v1.Condition)(nil),          // 12: holdfast.v1.Condition
 }
 var file_statepb_state_proto_depIdxs = []int32{
-	1, // 0: holdfast.state.Assignment.replicas:type_name -> holdfast.state.AssignedReplica
-	3, // 1: holdfast.state.Record.members:type_name -> holdfast.state.Member
-	2, // [2:2] is the sub-list for method output_type
-	2, // [2:2] is the sub-list for method input_type
-	2, // [2:2] is the sub-list for extension type_name
-	2, // [2:2] is the sub-list for extension extendee
-	0, // [0:2] is the sub-list for field type_name
+	1,  // 0: holdfast.state.Assignment.replicas:type_name -> holdfast.state.AssignedReplica
+	3,  // 1: holdfast.state.Record.members:type_name -> holdfast.state.Member
+	11, // 2: holdfast.state.Absence.since:type_name -> google.protobuf.Timestamp
+	12, // 3: holdfast.state.Verdict.conditions:type_name -> holdfast.v1.Condition
+	11, // 4: holdfast.state.Condemned.since:type_name -> google.protobuf.Timestamp
+	11, // 5: holdfast.state.Stray.since:type_name -> google.protobuf.Timestamp
+	10, // 6: holdfast.state.ScheduleMark.done:type_name -> holdfast.state.ScheduleMark.DoneEntry
+	11, // 7: holdfast.state.ScheduleMark.DoneEntry.value:type_name -> google.protobuf.Timestamp
+	8,  // [8:8] is the sub-list for method output_type
+	8,  // [8:8] is the sub-list for method input_type
+	8,  // [8:8] is the sub-list for extension type_name
+	8,  // [8:8] is the sub-list for extension extendee
+	0,  // [0:8] is the sub-list for field type_name
 }
 
 func init() { file_statepb_state_proto_init() }
@@ -568,7 +923,7 @@ func file_statepb_state_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_statepb_state_proto_rawDesc), len(file_statepb_state_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   5,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
