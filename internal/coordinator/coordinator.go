@@ -172,6 +172,11 @@ type Send struct {
 	Member int
 	ID     uint64
 	Msg    wire.Message
+	// Request is the one that Msg is sent for, nil for what the coordinator asks itself.
+	// The data of a Write is the request's: it must not be used again before Msg has been
+	// sent, even if the request is complete by then because the member was left behind.
+	// A member in the same process may put what it reads right where the request wants it.
+	Request *Request
 }
 
 // Step takes one event and returns what the world must now do.
@@ -286,7 +291,7 @@ func (c *Coordinator) id(i int) uint64 { return c.slots[i].seq<<slotBits | uint6
 
 // send sends msg to member m in the name of slot i.
 func (c *Coordinator) send(m, i int, msg wire.Message, fx *Effects) {
-	fx.Send = append(fx.Send, Send{m, c.id(i), msg})
+	fx.Send = append(fx.Send, Send{Member: m, ID: c.id(i), Msg: msg, Request: c.slots[i].request})
 }
 
 // ask sends msg to member m and has its answer, or nil when the connection ends first,

@@ -25,6 +25,7 @@ type Request struct {
 	Data   []byte
 	Sums   []block.Sum // computed where the data comes from; Read fills and has compared them
 	Err    error       // a *fault.Error
+	User   any         // the caller's, for it to know the request by
 
 	need  members // that must answer
 	acked members // that have
