@@ -246,6 +246,111 @@ func (AttachmentState) EnumDescriptor() ([]byte, []int) {
 	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{3}
 }
 
+// Role says what a caller may do.
+type Role int32
+
+const (
+	Role_ROLE_UNSPECIFIED Role = 0
+	Role_ROLE_VIEWER      Role = 1 // look at everything but secrets
+	Role_ROLE_USER        Role = 2 // and work with volumes, attachments and snapshots
+	Role_ROLE_ADMIN       Role = 3 // and with nodes, pools, tokens and settings
+	Role_ROLE_NODE        Role = 4 // a node of the cluster, by its certificate
+)
+
+// Enum value maps for Role.
+var (
+	Role_name = map[int32]string{
+		0: "ROLE_UNSPECIFIED",
+		1: "ROLE_VIEWER",
+		2: "ROLE_USER",
+		3: "ROLE_ADMIN",
+		4: "ROLE_NODE",
+	}
+	Role_value = map[string]int32{
+		"ROLE_UNSPECIFIED": 0,
+		"ROLE_VIEWER":      1,
+		"ROLE_USER":        2,
+		"ROLE_ADMIN":       3,
+		"ROLE_NODE":        4,
+	}
+)
+
+func (x Role) Enum() *Role {
+	p := new(Role)
+	*p = x
+	return p
+}
+
+func (x Role) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Role) Descriptor() protoreflect.EnumDescriptor {
+	return file_holdfast_v1_objects_proto_enumTypes[4].Descriptor()
+}
+
+func (Role) Type() protoreflect.EnumType {
+	return &file_holdfast_v1_objects_proto_enumTypes[4]
+}
+
+func (x Role) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Role.Descriptor instead.
+func (Role) EnumDescriptor() ([]byte, []int) {
+	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{4}
+}
+
+type TokenKind int32
+
+const (
+	TokenKind_TOKEN_KIND_UNSPECIFIED TokenKind = 0
+	TokenKind_TOKEN_KIND_JOIN        TokenKind = 1 // a machine becomes a node with it
+	TokenKind_TOKEN_KIND_API         TokenKind = 2 // a person or program calls the API with it
+)
+
+// Enum value maps for TokenKind.
+var (
+	TokenKind_name = map[int32]string{
+		0: "TOKEN_KIND_UNSPECIFIED",
+		1: "TOKEN_KIND_JOIN",
+		2: "TOKEN_KIND_API",
+	}
+	TokenKind_value = map[string]int32{
+		"TOKEN_KIND_UNSPECIFIED": 0,
+		"TOKEN_KIND_JOIN":        1,
+		"TOKEN_KIND_API":         2,
+	}
+)
+
+func (x TokenKind) Enum() *TokenKind {
+	p := new(TokenKind)
+	*p = x
+	return p
+}
+
+func (x TokenKind) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (TokenKind) Descriptor() protoreflect.EnumDescriptor {
+	return file_holdfast_v1_objects_proto_enumTypes[5].Descriptor()
+}
+
+func (TokenKind) Type() protoreflect.EnumType {
+	return &file_holdfast_v1_objects_proto_enumTypes[5]
+}
+
+func (x TokenKind) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use TokenKind.Descriptor instead.
+func (TokenKind) EnumDescriptor() ([]byte, []int) {
+	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{5}
+}
+
 // Meta is what every object has.
 type Meta struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -469,6 +574,7 @@ type NodeSpec struct {
 	Cordoned      bool                   `protobuf:"varint,4,opt,name=cordoned,proto3" json:"cordoned,omitempty"`       // gets no new replicas
 	Draining      bool                   `protobuf:"varint,5,opt,name=draining,proto3" json:"draining,omitempty"`       // its replicas are moved away
 	Maintenance   bool                   `protobuf:"varint,6,opt,name=maintenance,proto3" json:"maintenance,omitempty"` // it may be away for long: nothing is rebuilt because of it
+	Removed       bool                   `protobuf:"varint,7,opt,name=removed,proto3" json:"removed,omitempty"`         // it leaves the cluster for good: its replicas are given up, then the node
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -541,6 +647,13 @@ func (x *NodeSpec) GetDraining() bool {
 func (x *NodeSpec) GetMaintenance() bool {
 	if x != nil {
 		return x.Maintenance
+	}
+	return false
+}
+
+func (x *NodeSpec) GetRemoved() bool {
+	if x != nil {
+		return x.Removed
 	}
 	return false
 }
@@ -721,6 +834,7 @@ type PoolSpec struct {
 	Cordoned       bool                   `protobuf:"varint,3,opt,name=cordoned,proto3" json:"cordoned,omitempty"`
 	Draining       bool                   `protobuf:"varint,4,opt,name=draining,proto3" json:"draining,omitempty"`
 	ReservePercent int32                  `protobuf:"varint,5,opt,name=reserve_percent,json=reservePercent,proto3" json:"reserve_percent,omitempty"` // 0 is the default
+	Removed        bool                   `protobuf:"varint,6,opt,name=removed,proto3" json:"removed,omitempty"`                                     // it leaves the cluster for good: its replicas are given up, then the pool
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -788,6 +902,13 @@ func (x *PoolSpec) GetReservePercent() int32 {
 		return x.ReservePercent
 	}
 	return 0
+}
+
+func (x *PoolSpec) GetRemoved() bool {
+	if x != nil {
+		return x.Removed
+	}
+	return false
 }
 
 type PoolStatus struct {
@@ -965,7 +1086,8 @@ type VolumeSpec struct {
 	SnapshotPolicies []string               `protobuf:"bytes,10,rep,name=snapshot_policies,json=snapshotPolicies,proto3" json:"snapshot_policies,omitempty"`
 	Deleted          *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=deleted,proto3" json:"deleted,omitempty"` // it is in the trash since then
 	RepairPaused     bool                   `protobuf:"varint,12,opt,name=repair_paused,json=repairPaused,proto3" json:"repair_paused,omitempty"`
-	Deleting         bool                   `protobuf:"varint,13,opt,name=deleting,proto3" json:"deleting,omitempty"` // for good: its replicas go, then all that is known of it
+	Deleting         bool                   `protobuf:"varint,13,opt,name=deleting,proto3" json:"deleting,omitempty"`                            // for good: its replicas go, then all that is known of it
+	AcceptedLoss     *AcceptedLoss          `protobuf:"bytes,14,opt,name=accepted_loss,json=acceptedLoss,proto3" json:"accepted_loss,omitempty"` // what somebody gave up so that the volume works again
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
 }
@@ -1091,6 +1213,83 @@ func (x *VolumeSpec) GetDeleting() bool {
 	return false
 }
 
+func (x *VolumeSpec) GetAcceptedLoss() *AcceptedLoss {
+	if x != nil {
+		return x.AcceptedLoss
+	}
+	return nil
+}
+
+// AcceptedLoss says that a copy may count although it missed writes, because no copy
+// that has them will come back. It holds for the epoch it names only.
+type AcceptedLoss struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ReplicaId     string                 `protobuf:"bytes,1,opt,name=replica_id,json=replicaId,proto3" json:"replica_id,omitempty"` // becomes the one in-sync replica
+	Epoch         uint64                 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`                         // of the record when it was accepted; void when the record has another
+	By            string                 `protobuf:"bytes,3,opt,name=by,proto3" json:"by,omitempty"`
+	At            *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=at,proto3" json:"at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AcceptedLoss) Reset() {
+	*x = AcceptedLoss{}
+	mi := &file_holdfast_v1_objects_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AcceptedLoss) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AcceptedLoss) ProtoMessage() {}
+
+func (x *AcceptedLoss) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_objects_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AcceptedLoss.ProtoReflect.Descriptor instead.
+func (*AcceptedLoss) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *AcceptedLoss) GetReplicaId() string {
+	if x != nil {
+		return x.ReplicaId
+	}
+	return ""
+}
+
+func (x *AcceptedLoss) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *AcceptedLoss) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+func (x *AcceptedLoss) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
 // Placement says where replicas may be.
 type Placement struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1107,7 +1306,7 @@ type Placement struct {
 
 func (x *Placement) Reset() {
 	*x = Placement{}
-	mi := &file_holdfast_v1_objects_proto_msgTypes[10]
+	mi := &file_holdfast_v1_objects_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1119,7 +1318,7 @@ func (x *Placement) String() string {
 func (*Placement) ProtoMessage() {}
 
 func (x *Placement) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_objects_proto_msgTypes[10]
+	mi := &file_holdfast_v1_objects_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1132,7 +1331,7 @@ func (x *Placement) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Placement.ProtoReflect.Descriptor instead.
 func (*Placement) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{10}
+	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Placement) GetNodes() []string {
@@ -1197,7 +1396,7 @@ type Limits struct {
 
 func (x *Limits) Reset() {
 	*x = Limits{}
-	mi := &file_holdfast_v1_objects_proto_msgTypes[11]
+	mi := &file_holdfast_v1_objects_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1209,7 +1408,7 @@ func (x *Limits) String() string {
 func (*Limits) ProtoMessage() {}
 
 func (x *Limits) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_objects_proto_msgTypes[11]
+	mi := &file_holdfast_v1_objects_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1222,7 +1421,7 @@ func (x *Limits) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Limits.ProtoReflect.Descriptor instead.
 func (*Limits) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{11}
+	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Limits) GetReadIops() int64 {
@@ -1267,7 +1466,7 @@ type VolumeStatus struct {
 
 func (x *VolumeStatus) Reset() {
 	*x = VolumeStatus{}
-	mi := &file_holdfast_v1_objects_proto_msgTypes[12]
+	mi := &file_holdfast_v1_objects_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1279,7 +1478,7 @@ func (x *VolumeStatus) String() string {
 func (*VolumeStatus) ProtoMessage() {}
 
 func (x *VolumeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_objects_proto_msgTypes[12]
+	mi := &file_holdfast_v1_objects_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1292,7 +1491,7 @@ func (x *VolumeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VolumeStatus.ProtoReflect.Descriptor instead.
 func (*VolumeStatus) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{12}
+	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *VolumeStatus) GetHealth() Health {
@@ -1353,7 +1552,7 @@ type ReplicaStatus struct {
 
 func (x *ReplicaStatus) Reset() {
 	*x = ReplicaStatus{}
-	mi := &file_holdfast_v1_objects_proto_msgTypes[13]
+	mi := &file_holdfast_v1_objects_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1365,7 +1564,7 @@ func (x *ReplicaStatus) String() string {
 func (*ReplicaStatus) ProtoMessage() {}
 
 func (x *ReplicaStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_objects_proto_msgTypes[13]
+	mi := &file_holdfast_v1_objects_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1378,7 +1577,7 @@ func (x *ReplicaStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplicaStatus.ProtoReflect.Descriptor instead.
 func (*ReplicaStatus) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{13}
+	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ReplicaStatus) GetId() string {
@@ -1449,7 +1648,7 @@ type Progress struct {
 
 func (x *Progress) Reset() {
 	*x = Progress{}
-	mi := &file_holdfast_v1_objects_proto_msgTypes[14]
+	mi := &file_holdfast_v1_objects_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1461,7 +1660,7 @@ func (x *Progress) String() string {
 func (*Progress) ProtoMessage() {}
 
 func (x *Progress) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_objects_proto_msgTypes[14]
+	mi := &file_holdfast_v1_objects_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1474,7 +1673,7 @@ func (x *Progress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Progress.ProtoReflect.Descriptor instead.
 func (*Progress) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{14}
+	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Progress) GetDoneBytes() int64 {
@@ -1518,7 +1717,7 @@ type Attachment struct {
 
 func (x *Attachment) Reset() {
 	*x = Attachment{}
-	mi := &file_holdfast_v1_objects_proto_msgTypes[15]
+	mi := &file_holdfast_v1_objects_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1530,7 +1729,7 @@ func (x *Attachment) String() string {
 func (*Attachment) ProtoMessage() {}
 
 func (x *Attachment) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_objects_proto_msgTypes[15]
+	mi := &file_holdfast_v1_objects_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1543,7 +1742,7 @@ func (x *Attachment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Attachment.ProtoReflect.Descriptor instead.
 func (*Attachment) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{15}
+	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Attachment) GetVolumeId() string {
@@ -1584,13 +1783,14 @@ type AttachmentSpec struct {
 	SnapshotId    string                 `protobuf:"bytes,6,opt,name=snapshot_id,json=snapshotId,proto3" json:"snapshot_id,omitempty"`     // shows this snapshot, read-only, instead of the volume
 	By            string                 `protobuf:"bytes,7,opt,name=by,proto3" json:"by,omitempty"`                                       // who asked, for people
 	ForceDetach   bool                   `protobuf:"varint,8,opt,name=force_detach,json=forceDetach,proto3" json:"force_detach,omitempty"` // it is to go although its node can't be asked; the volume's next epoch fences that node
+	Aborted       bool                   `protobuf:"varint,9,opt,name=aborted,proto3" json:"aborted,omitempty"`                            // I/O that waits fails now, and all that comes; detach to end it
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *AttachmentSpec) Reset() {
 	*x = AttachmentSpec{}
-	mi := &file_holdfast_v1_objects_proto_msgTypes[16]
+	mi := &file_holdfast_v1_objects_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1602,7 +1802,7 @@ func (x *AttachmentSpec) String() string {
 func (*AttachmentSpec) ProtoMessage() {}
 
 func (x *AttachmentSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_objects_proto_msgTypes[16]
+	mi := &file_holdfast_v1_objects_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1615,7 +1815,7 @@ func (x *AttachmentSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachmentSpec.ProtoReflect.Descriptor instead.
 func (*AttachmentSpec) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{16}
+	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *AttachmentSpec) GetNodeId() string {
@@ -1674,6 +1874,13 @@ func (x *AttachmentSpec) GetForceDetach() bool {
 	return false
 }
 
+func (x *AttachmentSpec) GetAborted() bool {
+	if x != nil {
+		return x.Aborted
+	}
+	return false
+}
+
 type AttachmentStatus struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	NodeId        string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
@@ -1691,7 +1898,7 @@ type AttachmentStatus struct {
 
 func (x *AttachmentStatus) Reset() {
 	*x = AttachmentStatus{}
-	mi := &file_holdfast_v1_objects_proto_msgTypes[17]
+	mi := &file_holdfast_v1_objects_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1703,7 +1910,7 @@ func (x *AttachmentStatus) String() string {
 func (*AttachmentStatus) ProtoMessage() {}
 
 func (x *AttachmentStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_objects_proto_msgTypes[17]
+	mi := &file_holdfast_v1_objects_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1716,7 +1923,7 @@ func (x *AttachmentStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachmentStatus.ProtoReflect.Descriptor instead.
 func (*AttachmentStatus) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{17}
+	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *AttachmentStatus) GetNodeId() string {
@@ -1798,7 +2005,7 @@ type IOStats struct {
 
 func (x *IOStats) Reset() {
 	*x = IOStats{}
-	mi := &file_holdfast_v1_objects_proto_msgTypes[18]
+	mi := &file_holdfast_v1_objects_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1810,7 +2017,7 @@ func (x *IOStats) String() string {
 func (*IOStats) ProtoMessage() {}
 
 func (x *IOStats) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_objects_proto_msgTypes[18]
+	mi := &file_holdfast_v1_objects_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1823,7 +2030,7 @@ func (x *IOStats) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IOStats.ProtoReflect.Descriptor instead.
 func (*IOStats) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{18}
+	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *IOStats) GetReads() uint64 {
@@ -1894,7 +2101,7 @@ type Snapshot struct {
 
 func (x *Snapshot) Reset() {
 	*x = Snapshot{}
-	mi := &file_holdfast_v1_objects_proto_msgTypes[19]
+	mi := &file_holdfast_v1_objects_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1906,7 +2113,7 @@ func (x *Snapshot) String() string {
 func (*Snapshot) ProtoMessage() {}
 
 func (x *Snapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_objects_proto_msgTypes[19]
+	mi := &file_holdfast_v1_objects_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1919,7 +2126,7 @@ func (x *Snapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Snapshot.ProtoReflect.Descriptor instead.
 func (*Snapshot) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{19}
+	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Snapshot) GetMeta() *Meta {
@@ -1958,7 +2165,7 @@ type SnapshotSpec struct {
 
 func (x *SnapshotSpec) Reset() {
 	*x = SnapshotSpec{}
-	mi := &file_holdfast_v1_objects_proto_msgTypes[20]
+	mi := &file_holdfast_v1_objects_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1970,7 +2177,7 @@ func (x *SnapshotSpec) String() string {
 func (*SnapshotSpec) ProtoMessage() {}
 
 func (x *SnapshotSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_objects_proto_msgTypes[20]
+	mi := &file_holdfast_v1_objects_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1983,7 +2190,7 @@ func (x *SnapshotSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotSpec.ProtoReflect.Descriptor instead.
 func (*SnapshotSpec) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{20}
+	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *SnapshotSpec) GetVolumeId() string {
@@ -2052,7 +2259,7 @@ type SnapshotStatus struct {
 
 func (x *SnapshotStatus) Reset() {
 	*x = SnapshotStatus{}
-	mi := &file_holdfast_v1_objects_proto_msgTypes[21]
+	mi := &file_holdfast_v1_objects_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2064,7 +2271,7 @@ func (x *SnapshotStatus) String() string {
 func (*SnapshotStatus) ProtoMessage() {}
 
 func (x *SnapshotStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_objects_proto_msgTypes[21]
+	mi := &file_holdfast_v1_objects_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2077,7 +2284,7 @@ func (x *SnapshotStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotStatus.ProtoReflect.Descriptor instead.
 func (*SnapshotStatus) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{21}
+	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *SnapshotStatus) GetReady() bool {
@@ -2156,7 +2363,7 @@ type SnapshotPolicy struct {
 
 func (x *SnapshotPolicy) Reset() {
 	*x = SnapshotPolicy{}
-	mi := &file_holdfast_v1_objects_proto_msgTypes[22]
+	mi := &file_holdfast_v1_objects_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2168,7 +2375,7 @@ func (x *SnapshotPolicy) String() string {
 func (*SnapshotPolicy) ProtoMessage() {}
 
 func (x *SnapshotPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_objects_proto_msgTypes[22]
+	mi := &file_holdfast_v1_objects_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2181,7 +2388,7 @@ func (x *SnapshotPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotPolicy.ProtoReflect.Descriptor instead.
 func (*SnapshotPolicy) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{22}
+	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *SnapshotPolicy) GetMeta() *Meta {
@@ -2217,7 +2424,7 @@ type SnapshotPolicySpec struct {
 
 func (x *SnapshotPolicySpec) Reset() {
 	*x = SnapshotPolicySpec{}
-	mi := &file_holdfast_v1_objects_proto_msgTypes[23]
+	mi := &file_holdfast_v1_objects_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2229,7 +2436,7 @@ func (x *SnapshotPolicySpec) String() string {
 func (*SnapshotPolicySpec) ProtoMessage() {}
 
 func (x *SnapshotPolicySpec) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_objects_proto_msgTypes[23]
+	mi := &file_holdfast_v1_objects_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2242,7 +2449,7 @@ func (x *SnapshotPolicySpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotPolicySpec.ProtoReflect.Descriptor instead.
 func (*SnapshotPolicySpec) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{23}
+	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *SnapshotPolicySpec) GetSchedules() []*SnapshotSchedule {
@@ -2285,7 +2492,7 @@ type SnapshotSchedule struct {
 
 func (x *SnapshotSchedule) Reset() {
 	*x = SnapshotSchedule{}
-	mi := &file_holdfast_v1_objects_proto_msgTypes[24]
+	mi := &file_holdfast_v1_objects_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2297,7 +2504,7 @@ func (x *SnapshotSchedule) String() string {
 func (*SnapshotSchedule) ProtoMessage() {}
 
 func (x *SnapshotSchedule) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_objects_proto_msgTypes[24]
+	mi := &file_holdfast_v1_objects_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2310,7 +2517,7 @@ func (x *SnapshotSchedule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotSchedule.ProtoReflect.Descriptor instead.
 func (*SnapshotSchedule) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{24}
+	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *SnapshotSchedule) GetKind() string {
@@ -2345,7 +2552,7 @@ type SnapshotPolicyStatus struct {
 
 func (x *SnapshotPolicyStatus) Reset() {
 	*x = SnapshotPolicyStatus{}
-	mi := &file_holdfast_v1_objects_proto_msgTypes[25]
+	mi := &file_holdfast_v1_objects_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2357,7 +2564,7 @@ func (x *SnapshotPolicyStatus) String() string {
 func (*SnapshotPolicyStatus) ProtoMessage() {}
 
 func (x *SnapshotPolicyStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_objects_proto_msgTypes[25]
+	mi := &file_holdfast_v1_objects_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2370,7 +2577,7 @@ func (x *SnapshotPolicyStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotPolicyStatus.ProtoReflect.Descriptor instead.
 func (*SnapshotPolicyStatus) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{25}
+	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *SnapshotPolicyStatus) GetVolumes() int32 {
@@ -2394,12 +2601,24 @@ func (x *SnapshotPolicyStatus) GetConditions() []*Condition {
 	return nil
 }
 
-// Operation is long work that was asked for.
+// Operation is long work that was asked for. Who asks creates it; who does the work
+// (the leader's reconcilers) brings it to its end. Kinds, what target_id is the id of,
+// and parameters:
+//
+//	VolumeMove     volume   replica: its id; to_node, to_pool: ids of the place it goes to,
+//	                        either may be absent
+//	VolumeRestore  volume   snapshot: id of what the volume's content is to be again;
+//	                        safety: id of the snapshot that keeps what it was
+//	NodeDrain      node
+//	NodeRemove     node     force: true although data is lost
+//	PoolDrain      pool
+//	PoolRemove     pool     force
+//	Rebalance      cluster  dry_run: true only says, in steps, what would move
 type Operation struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	Kind          string                 `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"`     // such as VolumeMove, NodeDrain, Rebalance
-	Target        string                 `protobuf:"bytes,3,opt,name=target,proto3" json:"target,omitempty"` // kind/name of the object
+	Target        string                 `protobuf:"bytes,3,opt,name=target,proto3" json:"target,omitempty"` // kind/name of the object, for people: volumes/db
 	Done          bool                   `protobuf:"varint,4,opt,name=done,proto3" json:"done,omitempty"`
 	Error         string                 `protobuf:"bytes,5,opt,name=error,proto3" json:"error,omitempty"` // empty when it went well
 	Progress      *Progress              `protobuf:"bytes,6,opt,name=progress,proto3" json:"progress,omitempty"`
@@ -2410,14 +2629,15 @@ type Operation struct {
 	Parameters    map[string]string      `protobuf:"bytes,11,rep,name=parameters,proto3" json:"parameters,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // what was asked for, such as dry_run or to_node
 	Canceled      bool                   `protobuf:"varint,12,opt,name=canceled,proto3" json:"canceled,omitempty"`                                                                              // it is to stop: what can be undone is undone
 	Steps         []*Step                `protobuf:"bytes,13,rep,name=steps,proto3" json:"steps,omitempty"`                                                                                     // what it does, or with dry_run would do
-	TargetId      string                 `protobuf:"bytes,14,opt,name=target_id,json=targetId,proto3" json:"target_id,omitempty"`
+	TargetId      string                 `protobuf:"bytes,14,opt,name=target_id,json=targetId,proto3" json:"target_id,omitempty"`                                                               // of the object
+	By            string                 `protobuf:"bytes,15,opt,name=by,proto3" json:"by,omitempty"`                                                                                           // who asked
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Operation) Reset() {
 	*x = Operation{}
-	mi := &file_holdfast_v1_objects_proto_msgTypes[26]
+	mi := &file_holdfast_v1_objects_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2429,7 +2649,7 @@ func (x *Operation) String() string {
 func (*Operation) ProtoMessage() {}
 
 func (x *Operation) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_objects_proto_msgTypes[26]
+	mi := &file_holdfast_v1_objects_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2442,7 +2662,7 @@ func (x *Operation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Operation.ProtoReflect.Descriptor instead.
 func (*Operation) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{26}
+	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Operation) GetId() string {
@@ -2543,6 +2763,13 @@ func (x *Operation) GetTargetId() string {
 	return ""
 }
 
+func (x *Operation) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
 // Step is one replica that an operation moves.
 type Step struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2558,7 +2785,7 @@ type Step struct {
 
 func (x *Step) Reset() {
 	*x = Step{}
-	mi := &file_holdfast_v1_objects_proto_msgTypes[27]
+	mi := &file_holdfast_v1_objects_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2570,7 +2797,7 @@ func (x *Step) String() string {
 func (*Step) ProtoMessage() {}
 
 func (x *Step) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_objects_proto_msgTypes[27]
+	mi := &file_holdfast_v1_objects_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2583,7 +2810,7 @@ func (x *Step) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Step.ProtoReflect.Descriptor instead.
 func (*Step) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{27}
+	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Step) GetVolumeId() string {
@@ -2645,7 +2872,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_holdfast_v1_objects_proto_msgTypes[28]
+	mi := &file_holdfast_v1_objects_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2657,7 +2884,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_objects_proto_msgTypes[28]
+	mi := &file_holdfast_v1_objects_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2670,7 +2897,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{28}
+	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Event) GetId() string {
@@ -2732,25 +2959,29 @@ func (x *Event) GetNodeId() string {
 // ClusterSettings are what an administrator may set for all of a cluster. What is absent
 // has its default.
 type ClusterSettings struct {
-	state                protoimpl.MessageState `protogen:"open.v1"`
-	RepairDelay          *durationpb.Duration   `protobuf:"bytes,1,opt,name=repair_delay,json=repairDelay,proto3" json:"repair_delay,omitempty"`                                       // a node may be down this long before its replicas are rebuilt elsewhere: 10m
-	RebuildsMax          *int32                 `protobuf:"varint,2,opt,name=rebuilds_max,json=rebuildsMax,proto3,oneof" json:"rebuilds_max,omitempty"`                                // replicas that are filled at once in the cluster: 8; 0 rebuilds none
-	RebuildsPerNodeMax   *int32                 `protobuf:"varint,3,opt,name=rebuilds_per_node_max,json=rebuildsPerNodeMax,proto3,oneof" json:"rebuilds_per_node_max,omitempty"`       // of which one node fills: 2
-	RepairDownPercentMax *int32                 `protobuf:"varint,4,opt,name=repair_down_percent_max,json=repairDownPercentMax,proto3,oneof" json:"repair_down_percent_max,omitempty"` // no rebuilding while more of the nodes are down than this: 34
-	OvercommitPercent    *int32                 `protobuf:"varint,5,opt,name=overcommit_percent,json=overcommitPercent,proto3,oneof" json:"overcommit_percent,omitempty"`              // of a pool's space that may be promised: 200
-	TrashKeep            *durationpb.Duration   `protobuf:"bytes,6,opt,name=trash_keep,json=trashKeep,proto3" json:"trash_keep,omitempty"`                                             // a deleted volume can be restored for this long: 24h; 0 for no trash
-	OrphanGrace          *durationpb.Duration   `protobuf:"bytes,7,opt,name=orphan_grace,json=orphanGrace,proto3" json:"orphan_grace,omitempty"`                                       // a replica that nobody expects is kept this long: 1h
-	EventsKeep           *durationpb.Duration   `protobuf:"bytes,8,opt,name=events_keep,json=eventsKeep,proto3" json:"events_keep,omitempty"`                                          // 168h
-	EventsMax            *int32                 `protobuf:"varint,9,opt,name=events_max,json=eventsMax,proto3,oneof" json:"events_max,omitempty"`                                      // 10000
-	OperationsKeep       *durationpb.Duration   `protobuf:"bytes,10,opt,name=operations_keep,json=operationsKeep,proto3" json:"operations_keep,omitempty"`                             // after they have ended: 168h
-	Revision             int64                  `protobuf:"varint,11,opt,name=revision,proto3" json:"revision,omitempty"`
-	unknownFields        protoimpl.UnknownFields
-	sizeCache            protoimpl.SizeCache
+	state                 protoimpl.MessageState `protogen:"open.v1"`
+	RepairDelay           *durationpb.Duration   `protobuf:"bytes,1,opt,name=repair_delay,json=repairDelay,proto3" json:"repair_delay,omitempty"`                                       // a node may be down this long before its replicas are rebuilt elsewhere: 10m
+	RebuildsMax           *int32                 `protobuf:"varint,2,opt,name=rebuilds_max,json=rebuildsMax,proto3,oneof" json:"rebuilds_max,omitempty"`                                // replicas that are filled at once in the cluster: 8; 0 rebuilds none
+	RebuildsPerNodeMax    *int32                 `protobuf:"varint,3,opt,name=rebuilds_per_node_max,json=rebuildsPerNodeMax,proto3,oneof" json:"rebuilds_per_node_max,omitempty"`       // of which one node fills: 2
+	RepairDownPercentMax  *int32                 `protobuf:"varint,4,opt,name=repair_down_percent_max,json=repairDownPercentMax,proto3,oneof" json:"repair_down_percent_max,omitempty"` // no rebuilding while more of the nodes are down than this: 34
+	OvercommitPercent     *int32                 `protobuf:"varint,5,opt,name=overcommit_percent,json=overcommitPercent,proto3,oneof" json:"overcommit_percent,omitempty"`              // of a pool's space that may be promised: 200
+	TrashKeep             *durationpb.Duration   `protobuf:"bytes,6,opt,name=trash_keep,json=trashKeep,proto3" json:"trash_keep,omitempty"`                                             // a deleted volume can be restored for this long: 24h; 0 for no trash
+	OrphanGrace           *durationpb.Duration   `protobuf:"bytes,7,opt,name=orphan_grace,json=orphanGrace,proto3" json:"orphan_grace,omitempty"`                                       // a replica that nobody expects is kept this long: 1h
+	EventsKeep            *durationpb.Duration   `protobuf:"bytes,8,opt,name=events_keep,json=eventsKeep,proto3" json:"events_keep,omitempty"`                                          // 168h
+	EventsMax             *int32                 `protobuf:"varint,9,opt,name=events_max,json=eventsMax,proto3,oneof" json:"events_max,omitempty"`                                      // 10000
+	OperationsKeep        *durationpb.Duration   `protobuf:"bytes,10,opt,name=operations_keep,json=operationsKeep,proto3" json:"operations_keep,omitempty"`                             // after they have ended: 168h
+	Revision              int64                  `protobuf:"varint,11,opt,name=revision,proto3" json:"revision,omitempty"`
+	DefaultReplicas       int32                  `protobuf:"varint,12,opt,name=default_replicas,json=defaultReplicas,proto3" json:"default_replicas,omitempty"`                       // of volumes for which nobody says; 0: 2, or 1 in a cluster of one node
+	DefaultFilesystem     string                 `protobuf:"bytes,13,opt,name=default_filesystem,json=defaultFilesystem,proto3" json:"default_filesystem,omitempty"`                  // likewise; empty: ext4
+	ResyncBytesPerSecond  int64                  `protobuf:"varint,14,opt,name=resync_bytes_per_second,json=resyncBytesPerSecond,proto3" json:"resync_bytes_per_second,omitempty"`    // cap for each node; 0 is no cap
+	SnapshotsPerVolumeMax int32                  `protobuf:"varint,15,opt,name=snapshots_per_volume_max,json=snapshotsPerVolumeMax,proto3" json:"snapshots_per_volume_max,omitempty"` // 0: 256
+	unknownFields         protoimpl.UnknownFields
+	sizeCache             protoimpl.SizeCache
 }
 
 func (x *ClusterSettings) Reset() {
 	*x = ClusterSettings{}
-	mi := &file_holdfast_v1_objects_proto_msgTypes[29]
+	mi := &file_holdfast_v1_objects_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2762,7 +2993,7 @@ func (x *ClusterSettings) String() string {
 func (*ClusterSettings) ProtoMessage() {}
 
 func (x *ClusterSettings) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_objects_proto_msgTypes[29]
+	mi := &file_holdfast_v1_objects_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2775,7 +3006,7 @@ func (x *ClusterSettings) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterSettings.ProtoReflect.Descriptor instead.
 func (*ClusterSettings) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{29}
+	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ClusterSettings) GetRepairDelay() *durationpb.Duration {
@@ -2855,6 +3086,180 @@ func (x *ClusterSettings) GetRevision() int64 {
 	return 0
 }
 
+func (x *ClusterSettings) GetDefaultReplicas() int32 {
+	if x != nil {
+		return x.DefaultReplicas
+	}
+	return 0
+}
+
+func (x *ClusterSettings) GetDefaultFilesystem() string {
+	if x != nil {
+		return x.DefaultFilesystem
+	}
+	return ""
+}
+
+func (x *ClusterSettings) GetResyncBytesPerSecond() int64 {
+	if x != nil {
+		return x.ResyncBytesPerSecond
+	}
+	return 0
+}
+
+func (x *ClusterSettings) GetSnapshotsPerVolumeMax() int32 {
+	if x != nil {
+		return x.SnapshotsPerVolumeMax
+	}
+	return 0
+}
+
+// Cluster is all nodes that share one state.
+type Cluster struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Meta          *Meta                  `protobuf:"bytes,1,opt,name=meta,proto3" json:"meta,omitempty"` // the name is for people
+	Settings      *ClusterSettings       `protobuf:"bytes,2,opt,name=settings,proto3" json:"settings,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Cluster) Reset() {
+	*x = Cluster{}
+	mi := &file_holdfast_v1_objects_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Cluster) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Cluster) ProtoMessage() {}
+
+func (x *Cluster) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_objects_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Cluster.ProtoReflect.Descriptor instead.
+func (*Cluster) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *Cluster) GetMeta() *Meta {
+	if x != nil {
+		return x.Meta
+	}
+	return nil
+}
+
+func (x *Cluster) GetSettings() *ClusterSettings {
+	if x != nil {
+		return x.Settings
+	}
+	return nil
+}
+
+// Token lets somebody in. Its secret is shown once, when it is made.
+type Token struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Kind          TokenKind              `protobuf:"varint,2,opt,name=kind,proto3,enum=holdfast.v1.TokenKind" json:"kind,omitempty"`
+	Role          Role                   `protobuf:"varint,3,opt,name=role,proto3,enum=holdfast.v1.Role" json:"role,omitempty"` // of an API token
+	Subject       string                 `protobuf:"bytes,4,opt,name=subject,proto3" json:"subject,omitempty"`                  // who holds it, for people and logs
+	Created       *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=created,proto3" json:"created,omitempty"`
+	Expires       *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=expires,proto3" json:"expires,omitempty"` // absent: never
+	Revoked       bool                   `protobuf:"varint,7,opt,name=revoked,proto3" json:"revoked,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Token) Reset() {
+	*x = Token{}
+	mi := &file_holdfast_v1_objects_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Token) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Token) ProtoMessage() {}
+
+func (x *Token) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_objects_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Token.ProtoReflect.Descriptor instead.
+func (*Token) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *Token) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Token) GetKind() TokenKind {
+	if x != nil {
+		return x.Kind
+	}
+	return TokenKind_TOKEN_KIND_UNSPECIFIED
+}
+
+func (x *Token) GetRole() Role {
+	if x != nil {
+		return x.Role
+	}
+	return Role_ROLE_UNSPECIFIED
+}
+
+func (x *Token) GetSubject() string {
+	if x != nil {
+		return x.Subject
+	}
+	return ""
+}
+
+func (x *Token) GetCreated() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Created
+	}
+	return nil
+}
+
+func (x *Token) GetExpires() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Expires
+	}
+	return nil
+}
+
+func (x *Token) GetRevoked() bool {
+	if x != nil {
+		return x.Revoked
+	}
+	return false
+}
+
 var File_holdfast_v1_objects_proto protoreflect.FileDescriptor
 
 const file_holdfast_v1_objects_proto_rawDesc = "" +
@@ -2878,14 +3283,15 @@ const file_holdfast_v1_objects_proto_rawDesc = "" +
 	"\x04Node\x12%\n" +
 	"\x04meta\x18\x01 \x01(\v2\x11.holdfast.v1.MetaR\x04meta\x12)\n" +
 	"\x04spec\x18\x02 \x01(\v2\x15.holdfast.v1.NodeSpecR\x04spec\x12/\n" +
-	"\x06status\x18\x03 \x01(\v2\x17.holdfast.v1.NodeStatusR\x06status\"\xa4\x01\n" +
+	"\x06status\x18\x03 \x01(\v2\x17.holdfast.v1.NodeStatusR\x06status\"\xbe\x01\n" +
 	"\bNodeSpec\x12\x16\n" +
 	"\x06region\x18\x01 \x01(\tR\x06region\x12\x12\n" +
 	"\x04zone\x18\x02 \x01(\tR\x04zone\x12\x12\n" +
 	"\x04rack\x18\x03 \x01(\tR\x04rack\x12\x1a\n" +
 	"\bcordoned\x18\x04 \x01(\bR\bcordoned\x12\x1a\n" +
 	"\bdraining\x18\x05 \x01(\bR\bdraining\x12 \n" +
-	"\vmaintenance\x18\x06 \x01(\bR\vmaintenance\"\xd9\x02\n" +
+	"\vmaintenance\x18\x06 \x01(\bR\vmaintenance\x12\x18\n" +
+	"\aremoved\x18\a \x01(\bR\aremoved\"\xd9\x02\n" +
 	"\n" +
 	"NodeStatus\x12,\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x16.holdfast.v1.NodeStateR\x05state\x12\x1f\n" +
@@ -2903,13 +3309,14 @@ const file_holdfast_v1_objects_proto_rawDesc = "" +
 	"\x04Pool\x12%\n" +
 	"\x04meta\x18\x01 \x01(\v2\x11.holdfast.v1.MetaR\x04meta\x12)\n" +
 	"\x04spec\x18\x02 \x01(\v2\x15.holdfast.v1.PoolSpecR\x04spec\x12/\n" +
-	"\x06status\x18\x03 \x01(\v2\x17.holdfast.v1.PoolStatusR\x06status\"\x9a\x01\n" +
+	"\x06status\x18\x03 \x01(\v2\x17.holdfast.v1.PoolStatusR\x06status\"\xb4\x01\n" +
 	"\bPoolSpec\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x14\n" +
 	"\x05class\x18\x02 \x01(\tR\x05class\x12\x1a\n" +
 	"\bcordoned\x18\x03 \x01(\bR\bcordoned\x12\x1a\n" +
 	"\bdraining\x18\x04 \x01(\bR\bdraining\x12'\n" +
-	"\x0freserve_percent\x18\x05 \x01(\x05R\x0ereservePercent\"\x8f\x02\n" +
+	"\x0freserve_percent\x18\x05 \x01(\x05R\x0ereservePercent\x12\x18\n" +
+	"\aremoved\x18\x06 \x01(\bR\aremoved\"\x8f\x02\n" +
 	"\n" +
 	"PoolStatus\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\tR\x04path\x12\x14\n" +
@@ -2926,7 +3333,7 @@ const file_holdfast_v1_objects_proto_rawDesc = "" +
 	"\x06Volume\x12%\n" +
 	"\x04meta\x18\x01 \x01(\v2\x11.holdfast.v1.MetaR\x04meta\x12+\n" +
 	"\x04spec\x18\x02 \x01(\v2\x17.holdfast.v1.VolumeSpecR\x04spec\x121\n" +
-	"\x06status\x18\x03 \x01(\v2\x19.holdfast.v1.VolumeStatusR\x06status\"\xf4\x03\n" +
+	"\x06status\x18\x03 \x01(\v2\x19.holdfast.v1.VolumeStatusR\x06status\"\xb4\x04\n" +
 	"\n" +
 	"VolumeSpec\x12\x1d\n" +
 	"\n" +
@@ -2946,7 +3353,14 @@ const file_holdfast_v1_objects_proto_rawDesc = "" +
 	" \x03(\tR\x10snapshotPolicies\x124\n" +
 	"\adeleted\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\adeleted\x12#\n" +
 	"\rrepair_paused\x18\f \x01(\bR\frepairPaused\x12\x1a\n" +
-	"\bdeleting\x18\r \x01(\bR\bdeleting\"\xa6\x02\n" +
+	"\bdeleting\x18\r \x01(\bR\bdeleting\x12>\n" +
+	"\raccepted_loss\x18\x0e \x01(\v2\x19.holdfast.v1.AcceptedLossR\facceptedLoss\"\x7f\n" +
+	"\fAcceptedLoss\x12\x1d\n" +
+	"\n" +
+	"replica_id\x18\x01 \x01(\tR\treplicaId\x12\x14\n" +
+	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x0e\n" +
+	"\x02by\x18\x03 \x01(\tR\x02by\x12*\n" +
+	"\x02at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\"\xa6\x02\n" +
 	"\tPlacement\x12\x14\n" +
 	"\x05nodes\x18\x01 \x03(\tR\x05nodes\x12\x14\n" +
 	"\x05zones\x18\x02 \x03(\tR\x05zones\x12\x14\n" +
@@ -2998,7 +3412,7 @@ const file_holdfast_v1_objects_proto_rawDesc = "" +
 	"\tvolume_id\x18\x01 \x01(\tR\bvolumeId\x12/\n" +
 	"\x04spec\x18\x02 \x01(\v2\x1b.holdfast.v1.AttachmentSpecR\x04spec\x125\n" +
 	"\x06status\x18\x03 \x01(\v2\x1d.holdfast.v1.AttachmentStatusR\x06status\x12\x1a\n" +
-	"\brevision\x18\x04 \x01(\x03R\brevision\"\xfa\x01\n" +
+	"\brevision\x18\x04 \x01(\x03R\brevision\"\x94\x02\n" +
 	"\x0eAttachmentSpec\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1b\n" +
 	"\tread_only\x18\x02 \x01(\bR\breadOnly\x12\x1a\n" +
@@ -3009,7 +3423,8 @@ const file_holdfast_v1_objects_proto_rawDesc = "" +
 	"\vsnapshot_id\x18\x06 \x01(\tR\n" +
 	"snapshotId\x12\x0e\n" +
 	"\x02by\x18\a \x01(\tR\x02by\x12!\n" +
-	"\fforce_detach\x18\b \x01(\bR\vforceDetach\"\xe4\x02\n" +
+	"\fforce_detach\x18\b \x01(\bR\vforceDetach\x12\x18\n" +
+	"\aaborted\x18\t \x01(\bR\aaborted\"\xe4\x02\n" +
 	"\x10AttachmentStatus\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x122\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x1c.holdfast.v1.AttachmentStateR\x05state\x12\x16\n" +
@@ -3079,7 +3494,7 @@ const file_holdfast_v1_objects_proto_rawDesc = "" +
 	"\x04next\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04next\x126\n" +
 	"\n" +
 	"conditions\x18\x03 \x03(\v2\x16.holdfast.v1.ConditionR\n" +
-	"conditions\"\xab\x04\n" +
+	"conditions\"\xbb\x04\n" +
 	"\tOperation\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x16\n" +
@@ -3097,7 +3512,8 @@ const file_holdfast_v1_objects_proto_rawDesc = "" +
 	"parameters\x12\x1a\n" +
 	"\bcanceled\x18\f \x01(\bR\bcanceled\x12'\n" +
 	"\x05steps\x18\r \x03(\v2\x11.holdfast.v1.StepR\x05steps\x12\x1b\n" +
-	"\ttarget_id\x18\x0e \x01(\tR\btargetId\x1a=\n" +
+	"\ttarget_id\x18\x0e \x01(\tR\btargetId\x12\x0e\n" +
+	"\x02by\x18\x0f \x01(\tR\x02by\x1a=\n" +
 	"\x0fParametersEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xac\x01\n" +
@@ -3120,7 +3536,7 @@ const file_holdfast_v1_objects_proto_rawDesc = "" +
 	"\bseverity\x18\x05 \x01(\tR\bseverity\x12\x16\n" +
 	"\x06reason\x18\x06 \x01(\tR\x06reason\x12\x18\n" +
 	"\amessage\x18\a \x01(\tR\amessage\x12\x17\n" +
-	"\anode_id\x18\b \x01(\tR\x06nodeId\"\xc4\x05\n" +
+	"\anode_id\x18\b \x01(\tR\x06nodeId\"\x8e\a\n" +
 	"\x0fClusterSettings\x12<\n" +
 	"\frepair_delay\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\vrepairDelay\x12&\n" +
 	"\frebuilds_max\x18\x02 \x01(\x05H\x00R\vrebuildsMax\x88\x01\x01\x126\n" +
@@ -3136,12 +3552,27 @@ const file_holdfast_v1_objects_proto_rawDesc = "" +
 	"events_max\x18\t \x01(\x05H\x04R\teventsMax\x88\x01\x01\x12B\n" +
 	"\x0foperations_keep\x18\n" +
 	" \x01(\v2\x19.google.protobuf.DurationR\x0eoperationsKeep\x12\x1a\n" +
-	"\brevision\x18\v \x01(\x03R\brevisionB\x0f\n" +
+	"\brevision\x18\v \x01(\x03R\brevision\x12)\n" +
+	"\x10default_replicas\x18\f \x01(\x05R\x0fdefaultReplicas\x12-\n" +
+	"\x12default_filesystem\x18\r \x01(\tR\x11defaultFilesystem\x125\n" +
+	"\x17resync_bytes_per_second\x18\x0e \x01(\x03R\x14resyncBytesPerSecond\x127\n" +
+	"\x18snapshots_per_volume_max\x18\x0f \x01(\x05R\x15snapshotsPerVolumeMaxB\x0f\n" +
 	"\r_rebuilds_maxB\x18\n" +
 	"\x16_rebuilds_per_node_maxB\x1a\n" +
 	"\x18_repair_down_percent_maxB\x15\n" +
 	"\x13_overcommit_percentB\r\n" +
-	"\v_events_max*O\n" +
+	"\v_events_max\"j\n" +
+	"\aCluster\x12%\n" +
+	"\x04meta\x18\x01 \x01(\v2\x11.holdfast.v1.MetaR\x04meta\x128\n" +
+	"\bsettings\x18\x02 \x01(\v2\x1c.holdfast.v1.ClusterSettingsR\bsettings\"\x8a\x02\n" +
+	"\x05Token\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12*\n" +
+	"\x04kind\x18\x02 \x01(\x0e2\x16.holdfast.v1.TokenKindR\x04kind\x12%\n" +
+	"\x04role\x18\x03 \x01(\x0e2\x11.holdfast.v1.RoleR\x04role\x12\x18\n" +
+	"\asubject\x18\x04 \x01(\tR\asubject\x124\n" +
+	"\acreated\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\acreated\x124\n" +
+	"\aexpires\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\aexpires\x12\x18\n" +
+	"\arevoked\x18\a \x01(\bR\arevoked*O\n" +
 	"\tNodeState\x12\x1a\n" +
 	"\x16NODE_STATE_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rNODE_STATE_UP\x10\x01\x12\x13\n" +
@@ -3165,7 +3596,18 @@ const file_holdfast_v1_objects_proto_rawDesc = "" +
 	"\x19ATTACHMENT_STATE_ATTACHED\x10\x02\x12\x1e\n" +
 	"\x1aATTACHMENT_STATE_DETACHING\x10\x03\x12\x1b\n" +
 	"\x17ATTACHMENT_STATE_FAILED\x10\x04\x12\x1c\n" +
-	"\x18ATTACHMENT_STATE_STALLED\x10\x05B<Z:github.com/holdfast-io/holdfast/api/holdfast/v1;holdfastv1b\x06proto3"
+	"\x18ATTACHMENT_STATE_STALLED\x10\x05*[\n" +
+	"\x04Role\x12\x14\n" +
+	"\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n" +
+	"\vROLE_VIEWER\x10\x01\x12\r\n" +
+	"\tROLE_USER\x10\x02\x12\x0e\n" +
+	"\n" +
+	"ROLE_ADMIN\x10\x03\x12\r\n" +
+	"\tROLE_NODE\x10\x04*P\n" +
+	"\tTokenKind\x12\x1a\n" +
+	"\x16TOKEN_KIND_UNSPECIFIED\x10\x00\x12\x13\n" +
+	"\x0fTOKEN_KIND_JOIN\x10\x01\x12\x12\n" +
+	"\x0eTOKEN_KIND_API\x10\x02B<Z:github.com/holdfast-io/holdfast/api/holdfast/v1;holdfastv1b\x06proto3"
 
 var (
 	file_holdfast_v1_objects_proto_rawDescOnce sync.Once
@@ -3179,112 +3621,125 @@ func file_holdfast_v1_objects_proto_rawDescGZIP() []byte {
 	return file_holdfast_v1_objects_proto_rawDescData
 }
 
-var file_holdfast_v1_objects_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_holdfast_v1_objects_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
+var file_holdfast_v1_objects_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
+var file_holdfast_v1_objects_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
 var file_holdfast_v1_objects_proto_goTypes = []any{
 	(NodeState)(0),                // 0: holdfast.v1.NodeState
 	(Health)(0),                   // 1: holdfast.v1.Health
 	(ReplicaState)(0),             // 2: holdfast.v1.ReplicaState
 	(AttachmentState)(0),          // 3: holdfast.v1.AttachmentState
-	(*Meta)(nil),                  // 4: holdfast.v1.Meta
-	(*Condition)(nil),             // 5: holdfast.v1.Condition
-	(*Node)(nil),                  // 6: holdfast.v1.Node
-	(*NodeSpec)(nil),              // 7: holdfast.v1.NodeSpec
-	(*NodeStatus)(nil),            // 8: holdfast.v1.NodeStatus
-	(*Pool)(nil),                  // 9: holdfast.v1.Pool
-	(*PoolSpec)(nil),              // 10: holdfast.v1.PoolSpec
-	(*PoolStatus)(nil),            // 11: holdfast.v1.PoolStatus
-	(*Volume)(nil),                // 12: holdfast.v1.Volume
-	(*VolumeSpec)(nil),            // 13: holdfast.v1.VolumeSpec
-	(*Placement)(nil),             // 14: holdfast.v1.Placement
-	(*Limits)(nil),                // 15: holdfast.v1.Limits
-	(*VolumeStatus)(nil),          // 16: holdfast.v1.VolumeStatus
-	(*ReplicaStatus)(nil),         // 17: holdfast.v1.ReplicaStatus
-	(*Progress)(nil),              // 18: holdfast.v1.Progress
-	(*Attachment)(nil),            // 19: holdfast.v1.Attachment
-	(*AttachmentSpec)(nil),        // 20: holdfast.v1.AttachmentSpec
-	(*AttachmentStatus)(nil),      // 21: holdfast.v1.AttachmentStatus
-	(*IOStats)(nil),               // 22: holdfast.v1.IOStats
-	(*Snapshot)(nil),              // 23: holdfast.v1.Snapshot
-	(*SnapshotSpec)(nil),          // 24: holdfast.v1.SnapshotSpec
-	(*SnapshotStatus)(nil),        // 25: holdfast.v1.SnapshotStatus
-	(*SnapshotPolicy)(nil),        // 26: holdfast.v1.SnapshotPolicy
-	(*SnapshotPolicySpec)(nil),    // 27: holdfast.v1.SnapshotPolicySpec
-	(*SnapshotSchedule)(nil),      // 28: holdfast.v1.SnapshotSchedule
-	(*SnapshotPolicyStatus)(nil),  // 29: holdfast.v1.SnapshotPolicyStatus
-	(*Operation)(nil),             // 30: holdfast.v1.Operation
-	(*Step)(nil),                  // 31: holdfast.v1.Step
-	(*Event)(nil),                 // 32: holdfast.v1.Event
-	(*ClusterSettings)(nil),       // 33: holdfast.v1.ClusterSettings
-	nil,                           // 34: holdfast.v1.Meta.LabelsEntry
-	nil,                           // 35: holdfast.v1.Placement.NodeLabelsEntry
-	nil,                           // 36: holdfast.v1.SnapshotPolicySpec.SelectorEntry
-	nil,                           // 37: holdfast.v1.Operation.ParametersEntry
-	(*timestamppb.Timestamp)(nil), // 38: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 39: google.protobuf.Duration
+	(Role)(0),                     // 4: holdfast.v1.Role
+	(TokenKind)(0),                // 5: holdfast.v1.TokenKind
+	(*Meta)(nil),                  // 6: holdfast.v1.Meta
+	(*Condition)(nil),             // 7: holdfast.v1.Condition
+	(*Node)(nil),                  // 8: holdfast.v1.Node
+	(*NodeSpec)(nil),              // 9: holdfast.v1.NodeSpec
+	(*NodeStatus)(nil),            // 10: holdfast.v1.NodeStatus
+	(*Pool)(nil),                  // 11: holdfast.v1.Pool
+	(*PoolSpec)(nil),              // 12: holdfast.v1.PoolSpec
+	(*PoolStatus)(nil),            // 13: holdfast.v1.PoolStatus
+	(*Volume)(nil),                // 14: holdfast.v1.Volume
+	(*VolumeSpec)(nil),            // 15: holdfast.v1.VolumeSpec
+	(*AcceptedLoss)(nil),          // 16: holdfast.v1.AcceptedLoss
+	(*Placement)(nil),             // 17: holdfast.v1.Placement
+	(*Limits)(nil),                // 18: holdfast.v1.Limits
+	(*VolumeStatus)(nil),          // 19: holdfast.v1.VolumeStatus
+	(*ReplicaStatus)(nil),         // 20: holdfast.v1.ReplicaStatus
+	(*Progress)(nil),              // 21: holdfast.v1.Progress
+	(*Attachment)(nil),            // 22: holdfast.v1.Attachment
+	(*AttachmentSpec)(nil),        // 23: holdfast.v1.AttachmentSpec
+	(*AttachmentStatus)(nil),      // 24: holdfast.v1.AttachmentStatus
+	(*IOStats)(nil),               // 25: holdfast.v1.IOStats
+	(*Snapshot)(nil),              // 26: holdfast.v1.Snapshot
+	(*SnapshotSpec)(nil),          // 27: holdfast.v1.SnapshotSpec
+	(*SnapshotStatus)(nil),        // 28: holdfast.v1.SnapshotStatus
+	(*SnapshotPolicy)(nil),        // 29: holdfast.v1.SnapshotPolicy
+	(*SnapshotPolicySpec)(nil),    // 30: holdfast.v1.SnapshotPolicySpec
+	(*SnapshotSchedule)(nil),      // 31: holdfast.v1.SnapshotSchedule
+	(*SnapshotPolicyStatus)(nil),  // 32: holdfast.v1.SnapshotPolicyStatus
+	(*Operation)(nil),             // 33: holdfast.v1.Operation
+	(*Step)(nil),                  // 34: holdfast.v1.Step
+	(*Event)(nil),                 // 35: holdfast.v1.Event
+	(*ClusterSettings)(nil),       // 36: holdfast.v1.ClusterSettings
+	(*Cluster)(nil),               // 37: holdfast.v1.Cluster
+	(*Token)(nil),                 // 38: holdfast.v1.Token
+	nil,                           // 39: holdfast.v1.Meta.LabelsEntry
+	nil,                           // 40: holdfast.v1.Placement.NodeLabelsEntry
+	nil,                           // 41: holdfast.v1.SnapshotPolicySpec.SelectorEntry
+	nil,                           // 42: holdfast.v1.Operation.ParametersEntry
+	(*timestamppb.Timestamp)(nil), // 43: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 44: google.protobuf.Duration
 }
 var file_holdfast_v1_objects_proto_depIdxs = []int32{
-	34, // 0: holdfast.v1.Meta.labels:type_name -> holdfast.v1.Meta.LabelsEntry
-	38, // 1: holdfast.v1.Meta.created:type_name -> google.protobuf.Timestamp
-	38, // 2: holdfast.v1.Condition.since:type_name -> google.protobuf.Timestamp
-	4,  // 3: holdfast.v1.Node.meta:type_name -> holdfast.v1.Meta
-	7,  // 4: holdfast.v1.Node.spec:type_name -> holdfast.v1.NodeSpec
-	8,  // 5: holdfast.v1.Node.status:type_name -> holdfast.v1.NodeStatus
+	39, // 0: holdfast.v1.Meta.labels:type_name -> holdfast.v1.Meta.LabelsEntry
+	43, // 1: holdfast.v1.Meta.created:type_name -> google.protobuf.Timestamp
+	43, // 2: holdfast.v1.Condition.since:type_name -> google.protobuf.Timestamp
+	6,  // 3: holdfast.v1.Node.meta:type_name -> holdfast.v1.Meta
+	9,  // 4: holdfast.v1.Node.spec:type_name -> holdfast.v1.NodeSpec
+	10, // 5: holdfast.v1.Node.status:type_name -> holdfast.v1.NodeStatus
 	0,  // 6: holdfast.v1.NodeStatus.state:type_name -> holdfast.v1.NodeState
-	5,  // 7: holdfast.v1.NodeStatus.conditions:type_name -> holdfast.v1.Condition
-	38, // 8: holdfast.v1.NodeStatus.seen:type_name -> google.protobuf.Timestamp
-	4,  // 9: holdfast.v1.Pool.meta:type_name -> holdfast.v1.Meta
-	10, // 10: holdfast.v1.Pool.spec:type_name -> holdfast.v1.PoolSpec
-	11, // 11: holdfast.v1.Pool.status:type_name -> holdfast.v1.PoolStatus
-	5,  // 12: holdfast.v1.PoolStatus.conditions:type_name -> holdfast.v1.Condition
-	4,  // 13: holdfast.v1.Volume.meta:type_name -> holdfast.v1.Meta
-	13, // 14: holdfast.v1.Volume.spec:type_name -> holdfast.v1.VolumeSpec
-	16, // 15: holdfast.v1.Volume.status:type_name -> holdfast.v1.VolumeStatus
-	14, // 16: holdfast.v1.VolumeSpec.placement:type_name -> holdfast.v1.Placement
-	15, // 17: holdfast.v1.VolumeSpec.limits:type_name -> holdfast.v1.Limits
-	38, // 18: holdfast.v1.VolumeSpec.deleted:type_name -> google.protobuf.Timestamp
-	35, // 19: holdfast.v1.Placement.node_labels:type_name -> holdfast.v1.Placement.NodeLabelsEntry
-	1,  // 20: holdfast.v1.VolumeStatus.health:type_name -> holdfast.v1.Health
-	17, // 21: holdfast.v1.VolumeStatus.replicas:type_name -> holdfast.v1.ReplicaStatus
-	21, // 22: holdfast.v1.VolumeStatus.attachment:type_name -> holdfast.v1.AttachmentStatus
-	5,  // 23: holdfast.v1.VolumeStatus.conditions:type_name -> holdfast.v1.Condition
-	2,  // 24: holdfast.v1.ReplicaStatus.state:type_name -> holdfast.v1.ReplicaState
-	18, // 25: holdfast.v1.ReplicaStatus.progress:type_name -> holdfast.v1.Progress
-	39, // 26: holdfast.v1.Progress.left:type_name -> google.protobuf.Duration
-	20, // 27: holdfast.v1.Attachment.spec:type_name -> holdfast.v1.AttachmentSpec
-	21, // 28: holdfast.v1.Attachment.status:type_name -> holdfast.v1.AttachmentStatus
-	3,  // 29: holdfast.v1.AttachmentStatus.state:type_name -> holdfast.v1.AttachmentState
-	17, // 30: holdfast.v1.AttachmentStatus.replicas:type_name -> holdfast.v1.ReplicaStatus
-	5,  // 31: holdfast.v1.AttachmentStatus.conditions:type_name -> holdfast.v1.Condition
-	22, // 32: holdfast.v1.AttachmentStatus.stats:type_name -> holdfast.v1.IOStats
-	4,  // 33: holdfast.v1.Snapshot.meta:type_name -> holdfast.v1.Meta
-	24, // 34: holdfast.v1.Snapshot.spec:type_name -> holdfast.v1.SnapshotSpec
-	25, // 35: holdfast.v1.Snapshot.status:type_name -> holdfast.v1.SnapshotStatus
-	38, // 36: holdfast.v1.SnapshotSpec.due:type_name -> google.protobuf.Timestamp
-	38, // 37: holdfast.v1.SnapshotStatus.taken:type_name -> google.protobuf.Timestamp
-	4,  // 38: holdfast.v1.SnapshotPolicy.meta:type_name -> holdfast.v1.Meta
-	27, // 39: holdfast.v1.SnapshotPolicy.spec:type_name -> holdfast.v1.SnapshotPolicySpec
-	29, // 40: holdfast.v1.SnapshotPolicy.status:type_name -> holdfast.v1.SnapshotPolicyStatus
-	28, // 41: holdfast.v1.SnapshotPolicySpec.schedules:type_name -> holdfast.v1.SnapshotSchedule
-	36, // 42: holdfast.v1.SnapshotPolicySpec.selector:type_name -> holdfast.v1.SnapshotPolicySpec.SelectorEntry
-	38, // 43: holdfast.v1.SnapshotPolicyStatus.next:type_name -> google.protobuf.Timestamp
-	5,  // 44: holdfast.v1.SnapshotPolicyStatus.conditions:type_name -> holdfast.v1.Condition
-	18, // 45: holdfast.v1.Operation.progress:type_name -> holdfast.v1.Progress
-	38, // 46: holdfast.v1.Operation.created:type_name -> google.protobuf.Timestamp
-	38, // 47: holdfast.v1.Operation.ended:type_name -> google.protobuf.Timestamp
-	37, // 48: holdfast.v1.Operation.parameters:type_name -> holdfast.v1.Operation.ParametersEntry
-	31, // 49: holdfast.v1.Operation.steps:type_name -> holdfast.v1.Step
-	38, // 50: holdfast.v1.Event.time:type_name -> google.protobuf.Timestamp
-	39, // 51: holdfast.v1.ClusterSettings.repair_delay:type_name -> google.protobuf.Duration
-	39, // 52: holdfast.v1.ClusterSettings.trash_keep:type_name -> google.protobuf.Duration
-	39, // 53: holdfast.v1.ClusterSettings.orphan_grace:type_name -> google.protobuf.Duration
-	39, // 54: holdfast.v1.ClusterSettings.events_keep:type_name -> google.protobuf.Duration
-	39, // 55: holdfast.v1.ClusterSettings.operations_keep:type_name -> google.protobuf.Duration
-	56, // [56:56] is the sub-list for method output_type
-	56, // [56:56] is the sub-list for method input_type
-	56, // [56:56] is the sub-list for extension type_name
-	56, // [56:56] is the sub-list for extension extendee
-	0,  // [0:56] is the sub-list for field type_name
+	7,  // 7: holdfast.v1.NodeStatus.conditions:type_name -> holdfast.v1.Condition
+	43, // 8: holdfast.v1.NodeStatus.seen:type_name -> google.protobuf.Timestamp
+	6,  // 9: holdfast.v1.Pool.meta:type_name -> holdfast.v1.Meta
+	12, // 10: holdfast.v1.Pool.spec:type_name -> holdfast.v1.PoolSpec
+	13, // 11: holdfast.v1.Pool.status:type_name -> holdfast.v1.PoolStatus
+	7,  // 12: holdfast.v1.PoolStatus.conditions:type_name -> holdfast.v1.Condition
+	6,  // 13: holdfast.v1.Volume.meta:type_name -> holdfast.v1.Meta
+	15, // 14: holdfast.v1.Volume.spec:type_name -> holdfast.v1.VolumeSpec
+	19, // 15: holdfast.v1.Volume.status:type_name -> holdfast.v1.VolumeStatus
+	17, // 16: holdfast.v1.VolumeSpec.placement:type_name -> holdfast.v1.Placement
+	18, // 17: holdfast.v1.VolumeSpec.limits:type_name -> holdfast.v1.Limits
+	43, // 18: holdfast.v1.VolumeSpec.deleted:type_name -> google.protobuf.Timestamp
+	16, // 19: holdfast.v1.VolumeSpec.accepted_loss:type_name -> holdfast.v1.AcceptedLoss
+	43, // 20: holdfast.v1.AcceptedLoss.at:type_name -> google.protobuf.Timestamp
+	40, // 21: holdfast.v1.Placement.node_labels:type_name -> holdfast.v1.Placement.NodeLabelsEntry
+	1,  // 22: holdfast.v1.VolumeStatus.health:type_name -> holdfast.v1.Health
+	20, // 23: holdfast.v1.VolumeStatus.replicas:type_name -> holdfast.v1.ReplicaStatus
+	24, // 24: holdfast.v1.VolumeStatus.attachment:type_name -> holdfast.v1.AttachmentStatus
+	7,  // 25: holdfast.v1.VolumeStatus.conditions:type_name -> holdfast.v1.Condition
+	2,  // 26: holdfast.v1.ReplicaStatus.state:type_name -> holdfast.v1.ReplicaState
+	21, // 27: holdfast.v1.ReplicaStatus.progress:type_name -> holdfast.v1.Progress
+	44, // 28: holdfast.v1.Progress.left:type_name -> google.protobuf.Duration
+	23, // 29: holdfast.v1.Attachment.spec:type_name -> holdfast.v1.AttachmentSpec
+	24, // 30: holdfast.v1.Attachment.status:type_name -> holdfast.v1.AttachmentStatus
+	3,  // 31: holdfast.v1.AttachmentStatus.state:type_name -> holdfast.v1.AttachmentState
+	20, // 32: holdfast.v1.AttachmentStatus.replicas:type_name -> holdfast.v1.ReplicaStatus
+	7,  // 33: holdfast.v1.AttachmentStatus.conditions:type_name -> holdfast.v1.Condition
+	25, // 34: holdfast.v1.AttachmentStatus.stats:type_name -> holdfast.v1.IOStats
+	6,  // 35: holdfast.v1.Snapshot.meta:type_name -> holdfast.v1.Meta
+	27, // 36: holdfast.v1.Snapshot.spec:type_name -> holdfast.v1.SnapshotSpec
+	28, // 37: holdfast.v1.Snapshot.status:type_name -> holdfast.v1.SnapshotStatus
+	43, // 38: holdfast.v1.SnapshotSpec.due:type_name -> google.protobuf.Timestamp
+	43, // 39: holdfast.v1.SnapshotStatus.taken:type_name -> google.protobuf.Timestamp
+	6,  // 40: holdfast.v1.SnapshotPolicy.meta:type_name -> holdfast.v1.Meta
+	30, // 41: holdfast.v1.SnapshotPolicy.spec:type_name -> holdfast.v1.SnapshotPolicySpec
+	32, // 42: holdfast.v1.SnapshotPolicy.status:type_name -> holdfast.v1.SnapshotPolicyStatus
+	31, // 43: holdfast.v1.SnapshotPolicySpec.schedules:type_name -> holdfast.v1.SnapshotSchedule
+	41, // 44: holdfast.v1.SnapshotPolicySpec.selector:type_name -> holdfast.v1.SnapshotPolicySpec.SelectorEntry
+	43, // 45: holdfast.v1.SnapshotPolicyStatus.next:type_name -> google.protobuf.Timestamp
+	7,  // 46: holdfast.v1.SnapshotPolicyStatus.conditions:type_name -> holdfast.v1.Condition
+	21, // 47: holdfast.v1.Operation.progress:type_name -> holdfast.v1.Progress
+	43, // 48: holdfast.v1.Operation.created:type_name -> google.protobuf.Timestamp
+	43, // 49: holdfast.v1.Operation.ended:type_name -> google.protobuf.Timestamp
+	42, // 50: holdfast.v1.Operation.parameters:type_name -> holdfast.v1.Operation.ParametersEntry
+	34, // 51: holdfast.v1.Operation.steps:type_name -> holdfast.v1.Step
+	43, // 52: holdfast.v1.Event.time:type_name -> google.protobuf.Timestamp
+	44, // 53: holdfast.v1.ClusterSettings.repair_delay:type_name -> google.protobuf.Duration
+	44, // 54: holdfast.v1.ClusterSettings.trash_keep:type_name -> google.protobuf.Duration
+	44, // 55: holdfast.v1.ClusterSettings.orphan_grace:type_name -> google.protobuf.Duration
+	44, // 56: holdfast.v1.ClusterSettings.events_keep:type_name -> google.protobuf.Duration
+	44, // 57: holdfast.v1.ClusterSettings.operations_keep:type_name -> google.protobuf.Duration
+	6,  // 58: holdfast.v1.Cluster.meta:type_name -> holdfast.v1.Meta
+	36, // 59: holdfast.v1.Cluster.settings:type_name -> holdfast.v1.ClusterSettings
+	5,  // 60: holdfast.v1.Token.kind:type_name -> holdfast.v1.TokenKind
+	4,  // 61: holdfast.v1.Token.role:type_name -> holdfast.v1.Role
+	43, // 62: holdfast.v1.Token.created:type_name -> google.protobuf.Timestamp
+	43, // 63: holdfast.v1.Token.expires:type_name -> google.protobuf.Timestamp
+	64, // [64:64] is the sub-list for method output_type
+	64, // [64:64] is the sub-list for method input_type
+	64, // [64:64] is the sub-list for extension type_name
+	64, // [64:64] is the sub-list for extension extendee
+	0,  // [0:64] is the sub-list for field type_name
 }
 
 func init() { file_holdfast_v1_objects_proto_init() }
@@ -3292,14 +3747,14 @@ func file_holdfast_v1_objects_proto_init() {
 	if File_holdfast_v1_objects_proto != nil {
 		return
 	}
-	file_holdfast_v1_objects_proto_msgTypes[29].OneofWrappers = []any{}
+	file_holdfast_v1_objects_proto_msgTypes[30].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_holdfast_v1_objects_proto_rawDesc), len(file_holdfast_v1_objects_proto_rawDesc)),
-			NumEnums:      4,
-			NumMessages:   34,
+			NumEnums:      6,
+			NumMessages:   37,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
