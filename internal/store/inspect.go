@@ -99,7 +99,7 @@ func (i *Inspection) Regions() (list []RegionRange) {
 }
 
 // ownNames are what a replica's directory may hold.
-var ownNames = []string{"replica.json", "replica.json.new", "lock", "regions", "journal", "chunks"}
+var ownNames = []string{"replica.json", "replica.json.new", "lock", "regions", "journal", "chunks", lostName}
 
 // Recognize says what a directory is by the names in it: whole means that it is a replica,
 // remains that it may be what an interrupted Create, Clone or Delete left, for it holds
@@ -136,6 +136,9 @@ func (i *Inspection) open(t *task) error {
 	} else if err != nil {
 		return err
 	}
+	if err := t.readLoss(); err != nil {
+		return err
+	}
 	for _, name := range names {
 		i.checkName(name)
 	}
@@ -170,6 +173,9 @@ func (i *Inspection) checkName(name string) {
 	case name == "replica.json.new":
 		i.report.add(Finding{What: "stray file", File: name, Detail: "a change of replica.json was interrupted",
 			Cure: cureNothing + ": the next change writes over it"})
+	case name == lostName:
+		i.report.add(Finding{What: "loss", File: name, Cure: "bring the replica up to date from another copy",
+			Detail: "the replica failed once, and may lack what was written and not flushed then"})
 	case !slices.Contains(ownNames, name):
 		i.report.add(Finding{What: "stray file", File: name, Detail: "it is no part of a replica", Cure: cureStray})
 	}

@@ -24,7 +24,7 @@ func (i *Inspection) readJournal(t *task) error {
 		info.Tail = max(h.tail, r.man.JournalTail, 1)
 		info.Durable = max(h.durable, info.Tail-1)
 		info.End = info.Durable
-		if end := h.through(info.Durable); h.blocks[end] != nil && r.opts.Boot != 0 && h.blocks[end].boot == r.opts.Boot {
+		if end := h.through(info.Durable); h.blocks[end] != nil && r.opts.Boot != 0 && r.lost == nil && h.blocks[end].boot == r.opts.Boot {
 			info.End = end
 			if h.hasRecords(end + 1) {
 				i.damagedJournal("block %d, which is needed, is damaged", end+1)

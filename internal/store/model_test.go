@@ -152,6 +152,17 @@ func (m *model) wrote(n block.Region, epoch block.Epoch) {
 	m.regions[n] = r
 }
 
+// countSeen counts the writes that were not acknowledged and are seen in some blocks.
+func (m *model) countSeen(from, to int) {
+	for i := from; i < to; i++ {
+		h := m.history[i]
+		if v := h[len(h)-1]; m.open[v.stamp] && v.tag != 0 {
+			m.acks++
+			m.wrote(m.at[i].Region(), m.epochs[v.tag])
+		}
+	}
+}
+
 // failed notes that the last write or zeroing of e failed: any part of it may be there,
 // any other not, from now on for ever.
 func (m *model) failed(e block.Extent) {

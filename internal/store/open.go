@@ -219,6 +219,9 @@ func (t *task) open() error {
 	if err := t.readManifest(); err != nil {
 		return err
 	}
+	if err := t.readLoss(); err != nil {
+		return err
+	}
 	if err := t.openRegions(); err != nil {
 		return err
 	}

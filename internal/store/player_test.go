@@ -100,7 +100,9 @@ func (p *player) change(q *Request) {
 			p.m.end(q.Extent)
 		case p.excused != nil && p.excused(err):
 			p.m.failed(q.Extent)
-			p.readBack(q.Extent)
+			if p.r.Err() == nil {
+				p.readBack(q.Extent)
+			}
 		default:
 			p.fail("%v %v: %w", q.Verb, q.Extent, err)
 		}
@@ -109,29 +111,49 @@ func (p *player) change(q *Request) {
 
 // readBack learns what a failed change has done.
 func (p *player) readBack(e block.Extent) {
-	if p.r.Err() != nil {
-		return // nothing can be read any more
-	}
+	from, _ := p.m.in(e)
+	failed := p.m.history[from][len(p.m.history[from])-2].stamp
+	left := 0
 	for b := e.Start; b < e.End(); b += RequestMax / block.Size {
-		part := e.Clip(block.Extent{Start: b, Count: RequestMax / block.Size})
-		q := readOf(0, part.Start, int(part.Count))
-		p.m.hold(part, +1)
-		p.busy++
-		p.submit(q, func(err error) {
-			p.busy--
-			p.m.hold(part, -1)
-			if err != nil {
-				p.fail("read back %v: %w", part, err)
-				return
-			}
-			from, to := p.m.in(part)
-			for i := from; i < to; i++ {
-				if err := p.m.learn(i, q.Data[(i-from)*block.Size:(i-from+1)*block.Size], killed); err != nil {
-					p.fail("read back: %w", err)
-				}
+		left++
+		p.readPart(e.Clip(block.Extent{Start: b, Count: RequestMax / block.Size}), func() {
+			if left--; left == 0 {
+				delete(p.m.open, failed)
 			}
 		})
 	}
+}
+
+// readPart reads part, until it succeeds, and lets the model learn from it.
+func (p *player) readPart(part block.Extent, done func()) {
+	q := readOf(0, part.Start, int(part.Count))
+	p.m.hold(part, +1)
+	p.busy++
+	p.submit(q, func(err error) {
+		p.busy--
+		p.m.hold(part, -1)
+		switch {
+		case err == nil:
+			p.learn(q)
+			done()
+		case p.r.Err() != nil:
+		case p.excused != nil && p.excused(err):
+			p.readPart(part, done)
+		default:
+			p.fail("read back %v: %w", part, err)
+		}
+	})
+}
+
+func (p *player) learn(q *Request) {
+	from, to := p.m.in(q.Extent)
+	for i := from; i < to; i++ {
+		if err := p.m.learn(i, q.Data[(i-from)*block.Size:(i-from+1)*block.Size], killed); err != nil {
+			p.fail("read back: %w", err)
+			return
+		}
+	}
+	p.m.countSeen(from, to)
 }
 
 func (p *player) read() {
@@ -255,7 +277,7 @@ func (p *player) look() {
 	case 2:
 		done := p.started("scrub", func() {})
 		p.r.Scrub(func(_ int, resume func(bool)) { resume(true) }, func(s ScrubReport, err error) {
-			if len(s.Bad) > 0 && err == nil {
+			if len(s.Bad) > 0 && err == nil && p.excused == nil {
 				err = s.Bad[0]
 			}
 			done(err)

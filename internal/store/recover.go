@@ -50,7 +50,7 @@ func (t *task) openJournal(clean uint64) error {
 		}
 	}
 	end := h.through(durable)
-	same := r.opts.Boot != 0 && h.blocks[end] != nil && h.blocks[end].boot == r.opts.Boot
+	same := r.opts.Boot != 0 && r.lost == nil && h.blocks[end] != nil && h.blocks[end].boot == r.opts.Boot
 	switch {
 	case !same:
 		end = durable

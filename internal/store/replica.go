@@ -65,6 +65,7 @@ type Replica struct {
 	lock     host.File
 	locked   bool
 	broken   error // set when the replica lost something: every request fails with it
+	lost     error // why an earlier process was broken
 	closed   bool
 	// abandoned means that nothing goes on: a task that is stopped must not start other
 	// tasks, requests or operations by what it does on its way out.
@@ -133,6 +134,10 @@ func (r *Replica) fail(err error) error {
 		}
 		r.broken = fault.E("store", kind, r.man.Volume, fmt.Errorf("the replica failed and must be resynced from another copy: %w", err))
 		r.failWaiters()
+		if r.locked && !r.abandoned {
+			why := r.broken
+			r.spawn("note loss", func(t *task) { t.noteLoss(why) })
+		}
 	}
 	return r.broken
 }
@@ -155,6 +160,13 @@ func (r *Replica) failWaiters() {
 		r.failAll(&t.waiters, err)
 	}
 	r.failAll(&r.journal.waiters, err)
+	if b := r.journal.filling; b != nil { // it will not be written any more
+		waiting := b.waiting
+		b.waiting = nil
+		for _, x := range waiting {
+			x.logged(err)
+		}
+	}
 	r.failAll(&r.saver.waiters, err)
 	r.failAll(&r.flusher.waiters, err)
 	r.failAll(&r.thaw, err)
@@ -199,7 +211,7 @@ func (r *Replica) path(name string) string { return r.dir + "/" + name }
 // Submit starts q. Requests whose extents overlap must not be in flight together,
 // unless all of them read.
 func (r *Replica) Submit(q *Request) {
-	q.Err, q.left, q.counted, q.cursor = nil, 0, false, q.Extent.Start
+	q.Err, q.left, q.counted, q.number, q.cursor = nil, 0, false, 0, q.Extent.Start
 	q.tables, q.files = q.tables[:0], q.files[:0]
 	if err := r.check(q); err != nil {
 		q.Err = err
@@ -220,6 +232,9 @@ func (r *Replica) Submit(q *Request) {
 func (r *Replica) finish(q *Request) {
 	if r.abandoned {
 		return
+	}
+	if q.number != 0 {
+		r.flights.end(q.number)
 	}
 	if q.Verb == Write || q.Verb == Zero {
 		r.changes--
@@ -326,7 +341,6 @@ func (r *Replica) part(q *Request, err error) {
 	r.active--
 	if q.counted {
 		q.counted = false
-		r.flights.end(q.number)
 		for n := q.step.FirstRegion(); n <= q.step.LastRegion(); n++ {
 			r.regions.at(n).writes--
 		}
@@ -352,16 +366,18 @@ func (r *Replica) beginWrite(q *Request) {
 	r.begin(q)
 	q.counted = true
 	q.cursor = q.step.End()
-	r.writes++
-	q.number = r.writes
-	r.flights.begin(q.number)
+	if q.number == 0 { // all its steps are one write, which is done when the last one is
+		r.writes++
+		q.number = r.writes
+		r.flights.begin(q.number)
+	}
 	for n := q.step.FirstRegion(); n <= q.step.LastRegion(); n++ {
 		rg := r.regions.at(n)
 		if !r.intended(rg) {
 			panic(fault.Bug("store: a write to region %d begins before its intent is durable", n))
 		}
 		rg.writes++
-		rg.lastWrite = r.writes
+		rg.lastWrite = max(rg.lastWrite, q.number)
 	}
 }
 

@@ -38,7 +38,7 @@ type Request struct {
 	Err error
 
 	next   *Request
-	number uint64       // of a write, see flights
+	number uint64       // of a write that has begun, see flights
 	left   int          // transfers and journal records still to come, plus one while issuing
 	cursor block.Index  // what comes before is done, or issued
 	step   block.Extent // what is being issued, or looked at

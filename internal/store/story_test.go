@@ -43,8 +43,9 @@ func (s *story) fork(g *rig) *story {
 	return f
 }
 
-// started counts an action and returns what is called when it is done.
-func (s *story) started(name string, ok func()) func(error) {
+// started counts an action and returns what is called when it is done: ok if it
+// succeeded, undone if it has an excuse and did nothing.
+func (s *story) started(name string, ok func(), undone ...func()) func(error) {
 	s.busy++
 	if debugTrace {
 		fmt.Println("START", name, s.m.gen, s.m.stamp)
@@ -59,6 +60,10 @@ func (s *story) started(name string, ok func()) func(error) {
 			ok()
 		case s.excused == nil || !s.excused(err):
 			s.fail("%s: %w", name, err)
+		case s.r.Err() == nil: // of a replica that failed nobody knows what it did
+			for _, f := range undone {
+				f()
+			}
 		}
 	}
 }
@@ -132,7 +137,7 @@ func (s *story) startSnapshot() {
 		s.m.flushed(c)
 		s.m.snapshot(slices.Clone(s.m.maybe.shown))
 		s.m.maybe.snapshot, s.m.maybe.shown = 0, nil
-	}))
+	}, func() { s.m.maybe.snapshot, s.m.maybe.shown = 0, nil }))
 }
 
 func (s *story) startDelete(gen block.Generation) {
@@ -141,7 +146,7 @@ func (s *story) startDelete(gen block.Generation) {
 		s.m.maybe.delete = 0
 		s.m.delete(gen)
 		s.r.Reclaimed(s.started("reclaim", func() {}))
-	}))
+	}, func() { s.m.maybe.delete = 0 }))
 }
 
 func (s *story) startClone(gen block.Generation) {
@@ -165,7 +170,7 @@ func cloneSpec(name string) Spec {
 
 func (s *story) startGrow(size int64) {
 	s.m.maybe.size = size
-	s.r.Grow(size, s.started("grow", func() { s.m.size, s.m.maybe.size = size, 0 }))
+	s.r.Grow(size, s.started("grow", func() { s.m.size, s.m.maybe.size = size, 0 }, func() { s.m.maybe.size = 0 }))
 }
 
 // startClean lets regions become clean as a coordinator does: after a flush.
@@ -179,7 +184,8 @@ func (s *story) startClean() {
 
 func (s *story) startPromise(epoch block.Epoch) {
 	s.m.maybe.promise = epoch
-	s.r.Promise(epoch, s.started("promise", func() { s.m.promised, s.m.stamped, s.m.maybe.promise = epoch, epoch, 0 }))
+	s.r.Promise(epoch, s.started("promise", func() { s.m.promised, s.m.stamped, s.m.maybe.promise = epoch, epoch, 0 },
+		func() { s.m.promised = s.r.Manifest().Promised; s.m.maybe.promise = 0 }))
 }
 
 // rest drives the disk until nothing is in flight any more.

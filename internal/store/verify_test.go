@@ -161,12 +161,7 @@ func (g *rig) decide(m *model) error {
 // clean is dirty, and says the epoch of the last write, or a later one. What a write did
 // that was not acknowledged counts if it is seen.
 func (g *rig) verifyRegions(m *model) error {
-	for i, h := range m.history {
-		if v := h[len(h)-1]; m.open[v.stamp] && v.tag != 0 {
-			m.acks++
-			m.wrote(m.at[i].Region(), m.epochs[v.tag])
-		}
-	}
+	m.countSeen(0, len(m.history))
 	clear(m.open)
 	infos := map[block.Region]RegionInfo{}
 	for _, info := range g.r.Regions(0, 1<<30) {

@@ -1,0 +1,217 @@
+package store
+
+import (
+	"testing"
+
+	"github.com/holdfast-io/holdfast/internal/block"
+	"github.com/holdfast-io/holdfast/internal/fault"
+	"github.com/holdfast-io/holdfast/internal/host"
+	"github.com/holdfast-io/holdfast/internal/host/simdisk"
+)
+
+// budget is a pool's space.
+type budget struct{ left int64 }
+
+func (b *budget) Admit(bytes int64) error {
+	if bytes > b.left {
+		return fault.Errorf("pool.Admit", fault.NoSpace, "%d bytes are left", b.left)
+	}
+	b.left -= bytes
+	return nil
+}
+
+func isKind(kind fault.Kind) func(error) bool {
+	return func(err error) bool { return fault.Is(err, kind) }
+}
+
+// TestRandomWorkloadOnAFullDisk has the pool refuse what would grow, and the disk itself
+// be full, now and then. Requests fail with NoSpace, and nothing else happens: the replica
+// goes on, overwrites and reads included, and no restart is needed when there is space.
+func TestRandomWorkloadOnAFullDisk(t *testing.T) {
+	seeds(t, 40, 1000, func(t *testing.T, seed uint64) {
+		l := newLife(t, seed)
+		b := &budget{1 << 40}
+		l.opts.Space = b
+		l.must(l.close())
+		l.must(l.open())
+		for range 3 {
+			p := l.player()
+			for range 4 {
+				l.excused = isKind(fault.NoSpace)
+				b.left = int64(l.rand.IntN(1 << 20))
+				if l.rand.IntN(2) == 0 {
+					free := int64(0)
+					if l.rand.IntN(2) == 0 {
+						free = int64(l.rand.IntN(100)) * block.Size
+					}
+					l.disk.SetCapacity(used(l.disk) + free)
+				}
+				for range 60 {
+					p.step()
+				}
+				l.calm(p)
+				l.disk.SetCapacity(simdisk.CapacityDefault)
+				b.left = 1 << 40
+				l.excused = nil // now everything works again
+				for range 20 {
+					p.step()
+				}
+				l.calm(p)
+			}
+			how := death(l.rand.IntN(3))
+			l.die(how)
+			if err := l.reopen(how); err != nil {
+				l.fatal("after a %v: %w", how, err)
+			}
+			if err := l.decide(l.m); err != nil {
+				l.fatal("after a %v: %w", how, err)
+			}
+		}
+	})
+}
+
+// used returns how many bytes files take.
+func used(d *simdisk.Disk) int64 {
+	op := host.Op{Kind: host.OpSpace}
+	if err := host.Do(d, &op); err != nil {
+		panic(err)
+	}
+	return op.Space.Size - op.Space.Free
+}
+
+// calm waits until nothing is in flight, and fails if something went wrong.
+func (l *life) calm(p *player) {
+	l.t.Helper()
+	if err := p.rest(); err != nil {
+		l.fatal("%w", err)
+	}
+	if err := l.r.Err(); err != nil {
+		l.fatal("the replica failed: %w", err)
+	}
+}
+
+// TestRandomWorkloadWithReadErrors has reads fail. Requests fail with Media or succeed;
+// when the disk is well again, and the replica was opened again, nothing is missing.
+func TestRandomWorkloadWithReadErrors(t *testing.T) {
+	seeds(t, 40, 1000, func(t *testing.T, seed uint64) {
+		l := newLife(t, seed)
+		l.excused = isKind(fault.Media)
+		for range 4 {
+			p := l.player()
+			for range 50 {
+				p.step()
+			}
+			l.disk.SetOdds(simdisk.Odds{ReadError: 0.1})
+			for range 150 {
+				p.step()
+			}
+			l.calm(p)
+			l.disk.Heal()
+			how := killed + death(l.rand.IntN(2))
+			l.die(how)
+			if err := l.reopen(how); err != nil {
+				l.fatal("after a %v: %w", how, err)
+			}
+			if err := l.decide(l.m); err != nil {
+				l.fatal("after a %v: %w", how, err)
+			}
+		}
+	})
+}
+
+// TestFailedWriteOrSyncIsNeverForgiven has one write or sync of some file fail. From then
+// on the replica says so and does nothing any more. The next process is told, shows what
+// was flushed, and forgets the loss only when it is asked to.
+func TestFailedWriteOrSyncIsNeverForgiven(t *testing.T) {
+	seeds(t, 80, 2000, func(t *testing.T, seed uint64) {
+		l := newLife(t, seed)
+		p := l.player()
+		for range l.rand.IntN(200) {
+			p.step()
+		}
+		failures := []simdisk.Rule{
+			{Kind: host.OpWrite, Path: "v/*"}, {Kind: host.OpSync, Path: "v/*"}, {Kind: host.OpSyncDir, Path: "v"},
+			{Kind: host.OpWrite, Path: "v/chunks/*"}, {Kind: host.OpSync, Path: "v/chunks/*"}, {Kind: host.OpSyncDir, Path: "v/chunks"},
+			{Kind: host.OpSyncAll},
+		}
+		rule := failures[l.rand.IntN(len(failures))]
+		rule.Skip, rule.Effect = l.rand.IntN(8), simdisk.Fail
+		l.disk.Inject(rule)
+		excused := false // what fails before the replica knows why: what a sync loses is gone at once
+		p.story.excused = func(err error) bool {
+			excused = excused || !fault.Is(err, fault.NotFound)
+			return !fault.Is(err, fault.NotFound)
+		}
+		for i := 0; i < 300 && l.r.Err() == nil && p.failed == nil; i++ {
+			p.step()
+		}
+		if err := p.rest(); err != nil {
+			l.fatal("%w", err)
+		}
+		failed := l.r.Err() != nil
+		if excused && !failed {
+			l.fatal("something failed, and the replica goes on: %w", error(nil))
+		}
+		if failed {
+			l.disk.Heal()
+			refusesEverything(l)
+			for l.disk.InFlight() > 0 {
+				l.disk.Poll(-1)
+			}
+		}
+		how := killed + death(l.rand.IntN(2))
+		l.die(how)
+		l.disk.Heal()
+		l.story.excused = nil
+		if failed {
+			how = power // what was not flushed may be lost
+		}
+		if err := l.reopen(how); err != nil {
+			l.fatal("opened again: %w", err)
+		}
+		if failed {
+			remembers(l)
+		}
+	})
+}
+
+// remembers checks that a replica which was lost says so until that is accepted.
+func remembers(l *life) {
+	l.must(l.close())
+	l.must(l.open())
+	if l.r.Lost() == nil {
+		l.fatal("the loss is forgotten: %w", error(nil))
+	}
+	l.must(l.await(l.r.Accept))
+	l.must(l.close())
+	l.must(l.open())
+	if err := l.r.Lost(); err != nil {
+		l.fatal("the loss is accepted, and still there: %w", err)
+	}
+}
+
+// refusesEverything checks that a replica that failed does nothing any more.
+func refusesEverything(l *life) {
+	for _, q := range []*Request{writeOf(0, 1, 1), readOf(0, 0, 1), {Verb: Flush}, {Verb: Zero, Extent: block.Extent{Count: 1}},
+		{Verb: Verify, Extent: block.Extent{Count: 1}, Sums: make([]block.Sum, 1)}} {
+		if err := l.do(q); err == nil {
+			l.fatal("a %v succeeds although the replica failed: %w", q.Verb, l.r.Err())
+		}
+	}
+	man := l.r.Manifest()
+	for name, call := range map[string]func(done func(error)){
+		"snapshot": func(done func(error)) { l.r.Snapshot(man.Generation, done) },
+		"promise":  func(done func(error)) { l.r.Promise(man.Promised+1, done) },
+		"grow":     func(done func(error)) { l.r.Grow(man.Size+block.RegionSize, done) },
+		"usage":    func(done func(error)) { l.r.Usage(func(_ Usage, err error) { done(err) }) },
+	} {
+		if err := l.await(call); err == nil && name != "usage" {
+			l.fatal("%s succeeds although the replica failed: %w", name, l.r.Err())
+		}
+	}
+	if ops := l.disk.Ops(); l.await(l.r.Close) == nil {
+		l.fatal("close succeeds although the replica failed: %w", l.r.Err())
+	} else if l.disk.Ops() != ops {
+		l.fatal("a replica that failed goes on writing")
+	}
+}
