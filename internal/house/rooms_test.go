@@ -72,6 +72,7 @@ var testOnly = map[string]string{
 	"internal/host/simdisk":       "a disk that loses, tears and rots by seed has no place in a product",
 	"internal/host/hosttest":      "the conformance suite imports testing",
 	"internal/wire/link/linktest": "an authority that certifies whoever asks",
+	"internal/state/statetest":    "the conformance suite imports testing",
 
 	"internal/attach/attachtest": "the conformance suite imports testing",
 }
