@@ -3,18 +3,12 @@ package cli
 import (
 	"fmt"
 	"math"
-	"strconv"
-	"strings"
+
+	"github.com/holdfast-io/holdfast/internal/spec"
 )
 
-// quantity is a number of bytes, read as Kubernetes reads one: 20Gi is 20 × 2^30, 20G
-// is 20 × 10^9, and a bare number is bytes. It is a flag (pflag.Value).
+// quantity is a number of bytes, read by spec.ParseBytes. It is a flag (pflag.Value).
 type quantity int64
-
-var units = map[string]float64{
-	"": 1, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15,
-	"Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30, "Ti": 1 << 40, "Pi": 1 << 50,
-}
 
 // String prints the quantity in binary units, or as "" when it is 0.
 func (q *quantity) String() string {
@@ -26,12 +20,9 @@ func (q *quantity) String() string {
 
 // Set reads a quantity.
 func (q *quantity) Set(text string) error {
-	digits := strings.TrimRight(text, "kKMGTPi")
-	number, err := strconv.ParseFloat(digits, 64)
-	unit, known := units[text[len(digits):]]
-	bytes := number * unit
-	if err != nil || !known || !(bytes >= 0 && bytes < math.MaxInt64) || strings.ContainsAny(digits, "xXpPeE_nN") {
-		return fmt.Errorf("want a number of bytes such as 20Gi, 512Mi or 1.5T")
+	bytes, err := spec.ParseBytes(text)
+	if err != nil {
+		return fmt.Errorf("want a number of bytes such as 20Gi, 512MiB or 1.5T")
 	}
 	*q = quantity(bytes)
 	return nil

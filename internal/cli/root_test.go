@@ -126,22 +126,6 @@ func TestVersionInEveryFormat(t *testing.T) {
 	}
 }
 
-func TestQuantitiesAreReadAsKubernetesReadsThem(t *testing.T) {
-	for text, want := range map[string]quantity{
-		"0": 0, "4096": 4096, "1k": 1000, "1Ki": 1024, "1.5G": 1_500_000_000, "20Gi": 20 << 30, "2Ti": 2 << 40, "0.5Mi": 1 << 19,
-	} {
-		var q quantity
-		if err := q.Set(text); err != nil || q != want {
-			t.Errorf("%s is %d, %v; want %d", text, q, err, want)
-		}
-	}
-	for _, text := range []string{"", "Gi", "-1", "1GB", "1 Gi", "1e9", "0x10", "NaN", "inf", "9000000Pi", "1iG", "1_000"} {
-		if err := new(quantity).Set(text); err == nil {
-			t.Errorf("%q was taken", text)
-		}
-	}
-}
-
 func TestBytesArePrintedForPeople(t *testing.T) {
 	for bytes, want := range map[int64]string{
 		0: "0 B", 1023: "1023 B", 1024: "1.0 KiB", 300 << 20: "300 MiB", 20 << 30: "20.0 GiB", 1<<50 + 1<<49: "1.5 PiB",
