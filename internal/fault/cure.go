@@ -1,5 +1,7 @@
 package fault
 
+import "errors"
+
 // cured is an error that knows what a person can do about it.
 type cured struct {
 	err  error
@@ -17,6 +19,30 @@ func (c *cured) Unwrap() error { return c.err }
 // more than a line show it apart, see [Describe].
 func WithCure(err error, cure string) error { return &cured{err: err, cure: cure} }
 
+// fielded is an error about one field of a request.
+type fielded struct {
+	err   error
+	field string
+}
+
+// Error prints the error; whoever wrote its text named the field as people call it.
+func (f *fielded) Error() string { return f.err.Error() }
+
+// Unwrap returns the error without its field.
+func (f *fielded) Unwrap() error { return f.err }
+
+// WithField says, for programs, which field of a request the error is about, such as
+// spec.size_bytes.
+func WithField(err error, field string) error { return &fielded{err, field} }
+
+// Field returns the field that the error is about, or "".
+func Field(err error) string {
+	if f := new(fielded); errors.As(err, &f) {
+		return f.field
+	}
+	return ""
+}
+
 // Describe splits err for people: what happened, without the names of our verbs, and
 // the outermost cure, or "" when there is none. Logs print Error instead, which has all
 // of it.
@@ -27,6 +53,8 @@ func Describe(err error) (what, cure string) {
 			if cure == "" {
 				cure = e.cure
 			}
+			err = e.err
+		case *fielded:
 			err = e.err
 		case *Error:
 			if !e.Volume.IsZero() {
