@@ -146,7 +146,10 @@ func (c *Coordinator) promise(now time.Duration, m int, fx *Effects) {
 	x := &c.members[m]
 	x.asking = true
 	epoch := c.rec.Epoch
-	c.ask(m, &wire.Promise{Epoch: epoch, Owner: c.opts.Node, Incarnation: c.opts.Incarnation, Lease: c.opts.Lease}, fx,
+	// What this replica promised last was to this node: a lease that it granted and then
+	// forgot was that of a process here which is dead.
+	same := x.opened.Promised >= c.rec.OwnerSince
+	c.ask(m, &wire.Promise{Epoch: epoch, Owner: c.opts.Node, Incarnation: c.opts.Incarnation, Lease: c.opts.Lease, SameNode: same}, fx,
 		func(at time.Duration, m int, msg wire.Message, fx *Effects) {
 			x.asking = false
 			switch a := msg.(type) {

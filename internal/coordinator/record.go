@@ -56,6 +56,9 @@ func (c *Coordinator) changeRecord(fx *Effects) {
 	changed := false
 	switch c.phase {
 	case claiming:
+		if next.Owner != c.opts.Node {
+			next.OwnerSince = c.rec.Epoch + 1
+		}
 		next.Owner, next.Incarnation = c.opts.Node, c.opts.Incarnation
 		changed = true
 	default:

@@ -70,7 +70,8 @@ func New(self Self) *Replica { return &Replica{self: self} }
 
 // Quarantine makes the replica behave as if somebody's lease ran until then: a process
 // that died took with it the knowledge of the lease that it had granted. Only the epoch
-// that is promised already is admitted meanwhile: it has one owner.
+// that is promised already is admitted meanwhile, because it has one owner, and a node
+// whose dead process it was that the lease was granted to (wire.Promise.SameNode).
 func (r *Replica) Quarantine(until time.Duration) { r.quarantine = until }
 
 // Self returns what the replica is now.
@@ -227,7 +228,7 @@ func (r *Replica) promise(now time.Duration, ev Received, m wire.Promise, fx *Ef
 		r.drained(fx)
 	case now < r.leaseUntil && !same && !r.ownerNode.IsZero():
 		r.fail(fx, ev.Session, ev.ID, wire.Fail{Status: fault.Busy, Wait: r.leaseUntil - now, Text: "the lease of the owner before has not run out"})
-	case now < r.quarantine && m.Epoch != r.self.Promised:
+	case now < r.quarantine && m.Epoch != r.self.Promised && !m.SameNode:
 		r.fail(fx, ev.Session, ev.ID, wire.Fail{Status: fault.Busy, Wait: r.quarantine - now, Text: "a lease from before the restart may still run"})
 	default:
 		if p := r.pending; p != nil { // an older promise loses its place

@@ -48,6 +48,9 @@ type Record struct {
 	Epoch       block.Epoch  // rises at every change of owner or of the in-sync set
 	Owner       block.NodeID // where the volume is attached; zero when it is not
 	Incarnation uint64       // of the owner's process
+	// OwnerSince is the epoch in which Owner became the owner: all epochs from it on are
+	// of that node.
+	OwnerSince block.Epoch
 	Members     []Member
 }
 

@@ -85,7 +85,7 @@ type Promise struct {
 	Owner       block.NodeID  // where the volume is attached
 	Incarnation uint64        // of the owner's process
 	Lease       time.Duration // asked for; at most DurationMax
-	SameNode    bool          // the owner before was on the same node and is dead: its lease need not run out
+	SameNode    bool          // what was promised last was to a process of the same node, which is dead: its lease need not run out
 }
 
 // Kind returns KindPromise.
