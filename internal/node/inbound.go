@@ -1,0 +1,99 @@
+package node
+
+import (
+	"github.com/holdfast-io/holdfast/internal/fault"
+	"github.com/holdfast-io/holdfast/internal/replica"
+	"github.com/holdfast-io/holdfast/internal/wire"
+	"github.com/holdfast-io/holdfast/internal/wire/link"
+)
+
+// inbound is a connection that another node made, to talk to replicas here. The loop's.
+type inbound struct {
+	n        *Node
+	conn     *link.Conn
+	channels map[uint32]*channel
+}
+
+// channel is one conversation on it.
+type channel struct {
+	c        *inbound
+	number   uint32
+	resident *resident
+	session  replica.Session
+}
+
+// channelsMax bounds the conversations on one connection: a node has no more volumes.
+const channelsMax = 1 << 16
+
+// received takes a frame.
+func (c *inbound) received(f *link.Frame) {
+	ch := c.channels[f.Tag.Channel]
+	if open, ok := f.Message.(*wire.Open); ok {
+		c.open(f.Tag, open)
+		f.Release()
+		return
+	}
+	if ch == nil {
+		c.fail(f.Tag, fault.NotFound, "nothing was opened on this channel")
+		f.Release()
+		return
+	}
+	ch.resident.receive(ch.session, f.Tag.ID, f.Message, residentEvent{frame: f})
+}
+
+// open begins a conversation, in place of the one that the channel had.
+func (c *inbound) open(tag wire.Tag, m *wire.Open) {
+	if old := c.channels[tag.Channel]; old != nil {
+		old.resident.leave(old.session)
+		delete(c.channels, tag.Channel)
+	}
+	r := c.n.residents[m.Replica]
+	switch {
+	case len(c.channels) >= channelsMax:
+		c.fail(tag, fault.NoSpace, "too many conversations on one connection")
+		return
+	case r == nil || r.volume != m.Volume:
+		c.fail(tag, fault.NotFound, "there is no such replica here")
+		return
+	}
+	ch := &channel{c: c, number: tag.Channel, resident: r}
+	ch.session = r.join(ch)
+	c.channels[tag.Channel] = ch
+	copied := *m
+	r.receive(ch.session, tag.ID, &copied, residentEvent{})
+}
+
+func (c *inbound) fail(tag wire.Tag, status fault.Kind, text string) {
+	c.send(tag, &wire.Fail{Status: status, Text: text}, nil)
+}
+
+// answer is sink.answer.
+func (ch *channel) answer(id uint64, msg wire.Message, hold link.Holder) {
+	ch.c.send(wire.Tag{Channel: ch.number, ID: id}, msg, hold)
+}
+
+// send queues a message. A queue that is full means that the other end asks without
+// reading: it is cut off.
+func (c *inbound) send(tag wire.Tag, msg wire.Message, hold link.Holder) {
+	if len(wire.Data(msg)) == 0 && hold != nil {
+		defer hold.Release() // the head is copied
+		hold = nil
+	}
+	if err := c.conn.Queue(tag, msg, hold); err != nil {
+		if hold != nil {
+			hold.Release()
+		}
+		c.conn.Close()
+		return
+	}
+	c.n.flushLater(c.conn)
+}
+
+// over ends all conversations: the connection is no more.
+func (c *inbound) over() {
+	for _, ch := range c.channels {
+		ch.resident.leave(ch.session)
+	}
+	c.channels = nil
+	delete(c.n.inbounds, c)
+}

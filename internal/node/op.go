@@ -1,0 +1,205 @@
+package node
+
+import (
+	"sync"
+
+	"github.com/holdfast-io/holdfast/internal/block"
+	"github.com/holdfast-io/holdfast/internal/fault"
+	"github.com/holdfast-io/holdfast/internal/host"
+	"github.com/holdfast-io/holdfast/internal/replica"
+	"github.com/holdfast-io/holdfast/internal/store"
+	"github.com/holdfast-io/holdfast/internal/wire"
+	"github.com/holdfast-io/holdfast/internal/wire/link"
+)
+
+// op is one operation of a resident's store, with the memory that it needs until its
+// answer was sent.
+type op struct {
+	r       *resident
+	session replica.Session
+	id      uint64
+	request store.Request
+	frame   *link.Frame  // the message came in it
+	hold    link.Holder  // of a local message's data
+	buffer  *link.Buffer // what was read is in it
+	sums    []block.Sum
+
+	done     wire.Done
+	readDone wire.ReadDone
+	verified wire.Verified
+	flushed  wire.Flushed
+	regions  wire.RegionList
+}
+
+// ops are free ones. Whoever has sent an answer gives its op back: any goroutine.
+type ops struct {
+	mu   sync.Mutex
+	free []*op
+}
+
+func (p *ops) get() *op {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if n := len(p.free); n > 0 {
+		o := p.free[n-1]
+		p.free = p.free[:n-1]
+		return o
+	}
+	o := &op{}
+	o.request.Done = o.stored
+	return o
+}
+
+// Release gives the op back: its answer was sent, or nobody wants it.
+func (o *op) Release() {
+	p := &o.r.n.ops
+	o.releaseMessage()
+	if o.buffer != nil {
+		o.buffer.Release()
+	}
+	done := o.request.Done
+	o.request = store.Request{Done: done}
+	o.r, o.buffer = nil, nil
+	o.readDone, o.verified = wire.ReadDone{}, wire.Verified{}
+	p.mu.Lock()
+	p.free = append(p.free, o)
+	p.mu.Unlock()
+}
+
+// releaseMessage gives back what the request's data lies in.
+func (o *op) releaseMessage() {
+	if o.frame != nil {
+		o.frame.Release()
+		o.frame = nil
+	}
+	if o.hold != nil {
+		o.hold.Release()
+		o.hold = nil
+	}
+}
+
+// begin performs the message on the store. Its end is a call of stored or finish.
+func (o *op) begin(msg wire.Message, into *destination) {
+	q := &o.request
+	switch m := msg.(type) {
+	case *wire.Write:
+		q.Verb, q.Extent, q.Data, q.Sums = store.Write, m.Extent, aligned(m.Data), m.Sums
+	case *wire.Fill:
+		if m.Generation != 0 {
+			o.finish(nil, fault.Errorf("node.Fill", fault.Unsupported, "only the live generation can be filled"))
+			return
+		}
+		if q.Verb, q.Extent = store.Zero, m.Extent; !m.Hole {
+			q.Verb, q.Data, q.Sums = store.Write, aligned(m.Data), m.Sums
+		}
+	case *wire.Zero:
+		q.Verb, q.Extent = store.Zero, m.Extent
+	case *wire.Read:
+		q.Verb, q.Extent, q.Generation = store.Read, m.Extent, m.Generation
+		if into != nil {
+			q.Data, q.Sums = into.data, into.sums
+		} else {
+			q.Data, q.Sums = o.room(int(m.Extent.Bytes())), o.sumsFor(int(m.Extent.Count))
+		}
+	case *wire.Verify:
+		q.Verb, q.Extent, q.Generation, q.Sums = store.Verify, m.Extent, m.Generation, o.sumsFor(int(m.Extent.Count))
+	case *wire.Flush:
+		q.Verb = store.Flush
+		o.flushed.Mark = o.r.store.Mark()
+	default:
+		o.beginRare(msg)
+		return
+	}
+	o.r.store.Submit(q)
+}
+
+// beginRare performs what is no I/O.
+func (o *op) beginRare(msg wire.Message) {
+	s := o.r.store
+	simple := func(err error) { o.finish(&o.done, err) }
+	switch m := msg.(type) {
+	case *wire.Clean:
+		s.Clean(m.Mark)
+		simple(nil)
+	case *wire.Regions:
+		o.regions = regionList(s.Regions(m.From, int(m.Limit)), int(m.Limit))
+		o.finish(&o.regions, nil)
+	case *wire.Snapshot:
+		s.Snapshot(m.Generation, simple)
+	case *wire.DeleteSnapshot:
+		s.DeleteSnapshot(m.Generation, simple)
+	case *wire.Grow:
+		s.Grow(m.Size, simple)
+	case *wire.Changed:
+		s.Changed(m.Since, m.Generation, m.From, int(m.Limit), func(list []block.Extent, next block.Region, err error) {
+			end := block.Region((s.Manifest().Size + block.RegionSize - 1) / block.RegionSize)
+			o.finish(&wire.ExtentList{Next: next, Last: next >= end, List: list}, err)
+		})
+	default:
+		o.finish(nil, fault.Errorf("node", fault.Unsupported, "no store operation for %s", msg.Kind()))
+	}
+}
+
+func regionList(list []store.RegionInfo, limit int) wire.RegionList {
+	answer := wire.RegionList{Last: len(list) < limit}
+	for _, r := range list {
+		answer.List = append(answer.List, wire.RegionState{Region: r.Region, Epoch: r.Epoch, Dirty: r.Dirty})
+		answer.Next = r.Region + 1
+	}
+	return answer
+}
+
+// stored is what the store calls.
+func (o *op) stored(q *store.Request) {
+	if q.Err != nil {
+		o.finish(nil, q.Err)
+		return
+	}
+	switch q.Verb {
+	case store.Read:
+		o.readDone = wire.ReadDone{Data: q.Data, Sums: q.Sums}
+		o.finish(&o.readDone, nil)
+	case store.Verify:
+		o.verified = wire.Verified{Sums: q.Sums}
+		o.finish(&o.verified, nil)
+	case store.Flush:
+		o.flushed.Incarnation = o.r.n.incarnation
+		o.finish(&o.flushed, nil)
+	default:
+		o.finish(&o.done, nil)
+	}
+}
+
+// finish tells the replica what became of the operation.
+func (o *op) finish(answer wire.Message, err error) {
+	o.done.Incarnation = o.r.n.incarnation
+	o.releaseMessage()
+	o.r.step(residentEvent{ev: replica.Stored{Session: o.session, ID: o.id, Answer: answer, Err: err, Changed: o.r.changed()}, op: o})
+}
+
+// room returns n bytes for what is read: of the node's pool, or, when that has no more,
+// of the heap, because a replica that can't answer would be left behind.
+func (o *op) room(n int) []byte {
+	if o.buffer = o.r.n.frames.TryGet(n); o.buffer != nil {
+		return o.buffer.Data[:n:n]
+	}
+	return host.Buffer(n)
+}
+
+func (o *op) sumsFor(n int) []block.Sum {
+	if cap(o.sums) < n {
+		o.sums = make([]block.Sum, max(n, wire.DataBlocksMax))
+	}
+	return o.sums[:n]
+}
+
+// aligned returns data, or a copy, that begins where a disk wants it to. What comes by
+// a connection or from a device does; what a coordinator copied for itself may not.
+func aligned(data []byte) []byte {
+	if host.Aligned(data) {
+		return data
+	}
+	b := host.Buffer(len(data))
+	copy(b, data)
+	return b
+}

@@ -1,0 +1,205 @@
+package node
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/holdfast-io/holdfast/internal/attach"
+	"github.com/holdfast-io/holdfast/internal/block"
+	"github.com/holdfast-io/holdfast/internal/fault"
+	"github.com/holdfast-io/holdfast/internal/host"
+	"github.com/holdfast-io/holdfast/internal/spec"
+	"github.com/holdfast-io/holdfast/internal/store"
+)
+
+// rig is a cluster of nodes in this process, with connections over loopback, stores in
+// a temporary directory, and one volume with a replica on each node.
+type rig struct {
+	t      *testing.T
+	dir    string
+	record *book
+	nodes  []*rigNode
+}
+
+type rigNode struct {
+	*Node
+	g       *rig
+	i       int
+	id      block.NodeID
+	replica block.ReplicaID
+	address string
+	disk    *host.Dir
+}
+
+// book is the records.
+type book struct {
+	mu   sync.Mutex
+	rec  spec.Record
+	down bool
+}
+
+func (b *book) Swap(_ context.Context, next spec.Record) (bool, spec.Record, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.down {
+		return false, spec.Record{}, fault.Errorf("book", fault.Unavailable, "down")
+	}
+	ok := next.Version == b.rec.Version+1
+	if ok {
+		b.rec = next.Clone()
+	}
+	return ok, b.rec.Clone(), nil
+}
+
+func (b *book) now() spec.Record {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.rec.Clone()
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+const rigSize = 64 << 20
+
+func newRig(t *testing.T, nodes int) *rig {
+	g := &rig{t: t, dir: t.TempDir(), record: &book{}}
+	volume, err := block.NewVolumeID(rand.Reader)
+	must(t, err)
+	g.record.rec = spec.Record{Version: 1, Volume: volume, Size: rigSize, Epoch: 1}
+	for i := range nodes {
+		n := &rigNode{g: g, i: i}
+		n.id, err = block.NewNodeID(rand.Reader)
+		must(t, err)
+		n.replica, err = block.NewReplicaID(rand.Reader)
+		must(t, err)
+		g.nodes = append(g.nodes, n)
+		g.record.rec.Members = append(g.record.rec.Members, spec.Member{Replica: n.replica, Node: n.id, State: spec.InSync})
+		must(t, os.Mkdir(n.root(), 0o700))
+		d, err := host.Open(n.root(), host.Options{})
+		must(t, err)
+		made := false
+		store.Create(d, "r", store.Spec{Volume: volume, Replica: n.replica, Size: rigSize}, store.Options{}, func(err error) { must(t, err); made = true })
+		for !made {
+			d.Poll(time.Second)
+		}
+		d.Close()
+		n.start()
+	}
+	t.Cleanup(func() {
+		for _, n := range g.nodes {
+			n.stop()
+		}
+	})
+	return g
+}
+
+func (n *rigNode) root() string { return filepath.Join(n.g.dir, fmt.Sprint(n.i)) }
+
+// start begins the node's process.
+func (n *rigNode) start() {
+	t := n.g.t
+	address := n.address
+	if address == "" {
+		address = "127.0.0.1:0"
+	}
+	l, err := net.Listen("tcp", address)
+	must(t, err)
+	n.address = l.Addr().String()
+	log := slog.New(slog.NewTextHandler(io.Discard, nil))
+	if testing.Verbose() {
+		log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	}
+	n.Node, err = newNode(Config{Node: n.id, Cluster: block.ClusterID{1}, Name: fmt.Sprint("n", n.i), Listen: l, Records: n.g.record,
+		Lease: time.Second, ReplicaTimeout: time.Second, Log: log,
+		Locate: func(_ context.Context, id block.NodeID) (string, error) {
+			i := slices.IndexFunc(n.g.nodes, func(x *rigNode) bool { return x.id == id })
+			return n.g.nodes[i].address, nil
+		}})
+	must(t, err)
+	n.disk, err = n.loop.Open(n.root())
+	must(t, err)
+	opened := make(chan error, 1)
+	n.do(func() {
+		n.open(n.disk, "r", n.g.record.now().Volume, n.replica, store.Options{}, func(_ *resident, err error) { opened <- err })
+	})
+	must(t, <-opened)
+}
+
+func (n *rigNode) stop() {
+	if n.Node != nil {
+		n.close()
+		n.Node = nil
+	}
+}
+
+// volume is the rig's volume, attached to a node.
+type volume struct {
+	n *rigNode
+	h *head
+	b *backend
+	// stopped gets the reason when the head has stopped.
+	stopped chan error
+}
+
+func (n *rigNode) attach() *volume {
+	v := &volume{n: n, stopped: make(chan error, 1)}
+	rec := n.g.record.now()
+	n.do(func() {
+		v.h = n.newHead(rec, &records{n: n.Node, of: n.g.record}, func(err error) { v.stopped <- err })
+		v.b = newBackend(v.h, 8)
+	})
+	return v
+}
+
+// do carries out a request and returns its error.
+func (v *volume) request(op attach.Op, offset int64, buf []byte, length int64) error {
+	done := make(chan error, 1)
+	r := &attach.Request{Op: op, Offset: offset, Length: length, Buf: buf}
+	r.Done = func(r *attach.Request) { done <- r.Err }
+	v.n.loop.Post(func() { v.b.Submit(r) })
+	return <-done
+}
+
+func (v *volume) write(offset int64, fill byte, length int) {
+	v.n.g.t.Helper()
+	buf := host.Buffer(length)
+	copy(buf, bytes.Repeat([]byte{fill}, length))
+	must(v.n.g.t, v.request(attach.Write, offset, buf, int64(length)))
+}
+
+func (v *volume) holds(offset int64, fill byte, length int) {
+	v.n.g.t.Helper()
+	buf := host.Buffer(length)
+	must(v.n.g.t, v.request(attach.Read, offset, buf, int64(length)))
+	if n := bytes.Count(buf, []byte{fill}); n != length {
+		v.n.g.t.Fatalf("at %d %d of %d bytes are %d; the first is %d", offset, n, length, fill, buf[0])
+	}
+}
+
+// await waits for the record to be so.
+func (g *rig) await(so func(spec.Record) bool) {
+	for tick := time.NewTicker(time.Millisecond); ; <-tick.C {
+		if so(g.record.now()) {
+			return
+		}
+		if g.t.Context().Err() != nil {
+			g.t.Fatalf("the record stays %+v", g.record.now())
+		}
+	}
+}
