@@ -51,7 +51,7 @@ type Record struct {
 	// OwnerSince is the epoch in which Owner became the owner: all epochs from it on are
 	// of that node.
 	OwnerSince block.Epoch
-	Members     []Member
+	Members    []Member
 }
 
 // Clone returns a copy that shares nothing with r.
