@@ -160,10 +160,13 @@ type volume struct {
 func (n *rigNode) attach() *volume {
 	v := &volume{n: n, stopped: make(chan error, 1)}
 	rec := n.g.record.now()
+	serving := make(chan error, 1)
 	n.do(func() {
 		v.h = n.newHead(rec, &records{n: n.Node, of: n.g.record}, func(err error) { v.stopped <- err })
 		v.b = newBackend(v.h, 8)
+		v.h.whenServing(func(err error) { serving <- err })
 	})
+	must(n.g.t, <-serving)
 	return v
 }
 
