@@ -1,6 +1,8 @@
 package state
 
 import (
+	"google.golang.org/protobuf/types/known/emptypb"
+
 	v1 "github.com/holdfast-io/holdfast/api/holdfast/v1"
 	"github.com/holdfast-io/holdfast/internal/state/statepb"
 )
@@ -21,7 +23,12 @@ import (
 //	attachstatus/<volume>    the node where the head runs
 //	snapshots/<snapshot>     server
 //	snapstatus/<snapshot>    the node where the head runs
-//	operations/<id>          who does the work; control lets them expire
+//	policies/<policy>        server: snapshot policies
+//	verdicts/<volume>        control: what it has to say about a volume
+//	cluster                  server: who the cluster is
+//	settings/cluster         server
+//	operations/<id>          who asks or does the work creates it, then who does the work;
+//	                         server marks it canceled; control lets it expire
 //	events/<time-id>         who saw it; control lets them expire
 //	leaders/<name>/<any>     Store.Lead
 const Root = "/holdfast/"
@@ -40,6 +47,10 @@ var (
 	AttachStatuses   = Table[*v1.AttachmentStatus]{Root + "attachstatus/"}
 	Snapshots        = Table[*v1.Snapshot]{Root + "snapshots/"}
 	SnapshotStatuses = Table[*v1.SnapshotStatus]{Root + "snapstatus/"}
+	Policies         = Table[*v1.SnapshotPolicy]{Root + "policies/"}
+	Verdicts         = Table[*statepb.Verdict]{Root + "verdicts/"}
+	Settings         = Table[*v1.ClusterSettings]{Root + "settings/"}
+	Alive            = Table[*emptypb.Empty]{AlivePrefix}
 	Operations       = Table[*v1.Operation]{Root + "operations/"}
 	Events           = Table[*v1.Event]{Root + "events/"}
 )
@@ -50,7 +61,14 @@ const (
 	KindPool     = "pool"
 	KindVolume   = "volume"
 	KindSnapshot = "snapshot"
+	KindPolicy   = "policy"
 )
+
+// SettingsID is the id of the only entry of Settings.
+const SettingsID = "cluster"
+
+// ClusterKey is where a v1.Cluster says who the cluster is, without its settings.
+const ClusterKey = Root + "cluster"
 
 // AlivePrefix is where nodes say that they are there, under a lease; see KeepThere.
 const AlivePrefix = Root + "alive/"
