@@ -40,6 +40,7 @@ var rooms = []room{
 	{ground, "wire", "The bytes between a coordinator and a replica, one line a version."},
 	{ground, "store", "One replica's bytes in one directory."},
 	{ground, "pool", "Turns devices and directories into pools with capacity, class and health."},
+	{ground, "trust", "Who belongs to the cluster: its authority, certificates, join tokens and bearer tokens."},
 	{ground, "state", "What the cluster has agreed on: typed, revisioned, watchable; etcd and in-memory pass one suite."},
 
 	{deciders, "lineage", "Snapshot ancestry: what a generation sees, what differs, what may be deleted."},
