@@ -30,6 +30,9 @@ import (
 //	operations/<id>          who asks or does the work creates it, then who does the work;
 //	                         server marks it canceled; control lets it expire
 //	events/<time-id>         who saw it; control lets them expire
+//	tokens/<token>           server
+//	trust/authority          daemon, when it makes the cluster
+//	trust/keyring            daemon, when it makes the cluster
 //	leaders/<name>/<any>     Store.Lead
 const Root = "/holdfast/"
 
@@ -53,6 +56,7 @@ var (
 	Alive            = Table[*emptypb.Empty]{AlivePrefix}
 	Operations       = Table[*v1.Operation]{Root + "operations/"}
 	Events           = Table[*v1.Event]{Root + "events/"}
+	Tokens           = Table[*statepb.Token]{Root + "tokens/"}
 )
 
 // The kinds of objects that have names.

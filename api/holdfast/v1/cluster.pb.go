@@ -1339,6 +1339,7 @@ type CreateTokenRequest struct {
 	Role          Role                   `protobuf:"varint,2,opt,name=role,proto3,enum=holdfast.v1.Role" json:"role,omitempty"` // of an API token
 	Subject       string                 `protobuf:"bytes,3,opt,name=subject,proto3" json:"subject,omitempty"`                  // who gets it
 	Lifetime      *durationpb.Duration   `protobuf:"bytes,4,opt,name=lifetime,proto3" json:"lifetime,omitempty"`                // absent: a day for joining, never for the API
+	UsesMax       int32                  `protobuf:"varint,5,opt,name=uses_max,json=usesMax,proto3" json:"uses_max,omitempty"`  // of a join token; 0 is no limit
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1399,6 +1400,13 @@ func (x *CreateTokenRequest) GetLifetime() *durationpb.Duration {
 		return x.Lifetime
 	}
 	return nil
+}
+
+func (x *CreateTokenRequest) GetUsesMax() int32 {
+	if x != nil {
+		return x.UsesMax
+	}
+	return 0
 }
 
 type CreateTokenResponse struct {
@@ -1714,12 +1722,13 @@ const file_holdfast_v1_cluster_proto_rawDesc = "" +
 	"\taddresses\x18\x02 \x03(\tR\taddresses\"^\n" +
 	"\x18RenewCertificateResponse\x12 \n" +
 	"\vcertificate\x18\x01 \x01(\fR\vcertificate\x12 \n" +
-	"\vauthorities\x18\x02 \x03(\fR\vauthorities\"\xb8\x01\n" +
+	"\vauthorities\x18\x02 \x03(\fR\vauthorities\"\xd3\x01\n" +
 	"\x12CreateTokenRequest\x12*\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x16.holdfast.v1.TokenKindR\x04kind\x12%\n" +
 	"\x04role\x18\x02 \x01(\x0e2\x11.holdfast.v1.RoleR\x04role\x12\x18\n" +
 	"\asubject\x18\x03 \x01(\tR\asubject\x125\n" +
-	"\blifetime\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\blifetime\"W\n" +
+	"\blifetime\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\blifetime\x12\x19\n" +
+	"\buses_max\x18\x05 \x01(\x05R\ausesMax\"W\n" +
 	"\x13CreateTokenResponse\x12(\n" +
 	"\x05token\x18\x01 \x01(\v2\x12.holdfast.v1.TokenR\x05token\x12\x16\n" +
 	"\x06secret\x18\x02 \x01(\tR\x06secret\"O\n" +

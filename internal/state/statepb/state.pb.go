@@ -793,6 +793,76 @@ func (x *ScheduleMark) GetDone() map[string]*timestamppb.Timestamp {
 	return nil
 }
 
+// Token is a token as the cluster keeps it: without its secret. Written by server. Key:
+// tokens/<token id>.
+type Token struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Token         *v1.Token              `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
+	SecretSha256  []byte                 `protobuf:"bytes,2,opt,name=secret_sha256,json=secretSha256,proto3" json:"secret_sha256,omitempty"` // of a join token
+	UsesMax       int32                  `protobuf:"varint,3,opt,name=uses_max,json=usesMax,proto3" json:"uses_max,omitempty"`               // of a join token; 0 is no limit
+	Uses          int32                  `protobuf:"varint,4,opt,name=uses,proto3" json:"uses,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Token) Reset() {
+	*x = Token{}
+	mi := &file_statepb_state_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Token) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Token) ProtoMessage() {}
+
+func (x *Token) ProtoReflect() protoreflect.Message {
+	mi := &file_statepb_state_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Token.ProtoReflect.Descriptor instead.
+func (*Token) Descriptor() ([]byte, []int) {
+	return file_statepb_state_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *Token) GetToken() *v1.Token {
+	if x != nil {
+		return x.Token
+	}
+	return nil
+}
+
+func (x *Token) GetSecretSha256() []byte {
+	if x != nil {
+		return x.SecretSha256
+	}
+	return nil
+}
+
+func (x *Token) GetUsesMax() int32 {
+	if x != nil {
+		return x.UsesMax
+	}
+	return 0
+}
+
+func (x *Token) GetUses() int32 {
+	if x != nil {
+		return x.Uses
+	}
+	return 0
+}
+
 var File_statepb_state_proto protoreflect.FileDescriptor
 
 const file_statepb_state_proto_rawDesc = "" +
@@ -877,7 +947,12 @@ const file_statepb_state_proto_rawDesc = "" +
 	"\x04done\x18\x03 \x03(\v2&.holdfast.state.ScheduleMark.DoneEntryR\x04done\x1aS\n" +
 	"\tDoneEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x120\n" +
-	"\x05value\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x05value:\x028\x01B8Z6github.com/holdfast-io/holdfast/internal/state/statepbb\x06proto3"
+	"\x05value\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x05value:\x028\x01\"\x85\x01\n" +
+	"\x05Token\x12(\n" +
+	"\x05token\x18\x01 \x01(\v2\x12.holdfast.v1.TokenR\x05token\x12#\n" +
+	"\rsecret_sha256\x18\x02 \x01(\fR\fsecretSha256\x12\x19\n" +
+	"\buses_max\x18\x03 \x01(\x05R\ausesMax\x12\x12\n" +
+	"\x04uses\x18\x04 \x01(\x05R\x04usesB8Z6github.com/holdfast-io/holdfast/internal/state/statepbb\x06proto3"
 
 var (
 	file_statepb_state_proto_rawDescOnce sync.Once
@@ -891,7 +966,7 @@ func file_statepb_state_proto_rawDescGZIP() []byte {
 	return file_statepb_state_proto_rawDescData
 }
 
-var file_statepb_state_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_statepb_state_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_statepb_state_proto_goTypes = []any{
 	(*Assignment)(nil),            // 0: holdfast.state.Assignment
 	(*AssignedReplica)(nil),       // 1: holdfast.state.AssignedReplica
@@ -903,24 +978,27 @@ var file_statepb_state_proto_goTypes = []any{
 	(*Condemned)(nil),             // 7: holdfast.state.Condemned
 	(*Stray)(nil),                 // 8: holdfast.state.Stray
 	(*ScheduleMark)(nil),          // 9: holdfast.state.ScheduleMark
-	nil,                           // 10: holdfast.state.ScheduleMark.DoneEntry
-	(*timestamppb.Timestamp)(nil), // 11: google.protobuf.Timestamp
-	(*v1.Condition)(nil),          // 12: holdfast.v1.Condition
+	(*Token)(nil),                 // 10: holdfast.state.Token
+	nil,                           // 11: holdfast.state.ScheduleMark.DoneEntry
+	(*timestamppb.Timestamp)(nil), // 12: google.protobuf.Timestamp
+	(*v1.Condition)(nil),          // 13: holdfast.v1.Condition
+	(*v1.Token)(nil),              // 14: holdfast.v1.Token
 }
 var file_statepb_state_proto_depIdxs = []int32{
 	1,  // 0: holdfast.state.Assignment.replicas:type_name -> holdfast.state.AssignedReplica
 	3,  // 1: holdfast.state.Record.members:type_name -> holdfast.state.Member
-	11, // 2: holdfast.state.Absence.since:type_name -> google.protobuf.Timestamp
-	12, // 3: holdfast.state.Verdict.conditions:type_name -> holdfast.v1.Condition
-	11, // 4: holdfast.state.Condemned.since:type_name -> google.protobuf.Timestamp
-	11, // 5: holdfast.state.Stray.since:type_name -> google.protobuf.Timestamp
-	10, // 6: holdfast.state.ScheduleMark.done:type_name -> holdfast.state.ScheduleMark.DoneEntry
-	11, // 7: holdfast.state.ScheduleMark.DoneEntry.value:type_name -> google.protobuf.Timestamp
-	8,  // [8:8] is the sub-list for method output_type
-	8,  // [8:8] is the sub-list for method input_type
-	8,  // [8:8] is the sub-list for extension type_name
-	8,  // [8:8] is the sub-list for extension extendee
-	0,  // [0:8] is the sub-list for field type_name
+	12, // 2: holdfast.state.Absence.since:type_name -> google.protobuf.Timestamp
+	13, // 3: holdfast.state.Verdict.conditions:type_name -> holdfast.v1.Condition
+	12, // 4: holdfast.state.Condemned.since:type_name -> google.protobuf.Timestamp
+	12, // 5: holdfast.state.Stray.since:type_name -> google.protobuf.Timestamp
+	11, // 6: holdfast.state.ScheduleMark.done:type_name -> holdfast.state.ScheduleMark.DoneEntry
+	14, // 7: holdfast.state.Token.token:type_name -> holdfast.v1.Token
+	12, // 8: holdfast.state.ScheduleMark.DoneEntry.value:type_name -> google.protobuf.Timestamp
+	9,  // [9:9] is the sub-list for method output_type
+	9,  // [9:9] is the sub-list for method input_type
+	9,  // [9:9] is the sub-list for extension type_name
+	9,  // [9:9] is the sub-list for extension extendee
+	0,  // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_statepb_state_proto_init() }
@@ -934,7 +1012,7 @@ func file_statepb_state_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_statepb_state_proto_rawDesc), len(file_statepb_state_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   11,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
