@@ -29,6 +29,8 @@ type Suite struct {
 	// Rescue, if not nil, takes away every device that was made in dir, whoever serves it:
 	// for clean-up after a failed test, whose users may hang.
 	Rescue func(dir string)
+	// Coarse says that a time-out can't be told from other errors.
+	Coarse bool
 	// Volatile says that the device ends with its process, so it can't be taken over.
 	Volatile bool
 }

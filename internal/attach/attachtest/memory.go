@@ -106,3 +106,18 @@ type Null struct{}
 
 // Submit ends r.
 func (Null) Submit(r *attach.Request) { r.End(nil) }
+
+// Map tells which pages hold something.
+func (m *Memory) Map(q *attach.Question) {
+	m.mu.Lock()
+	for at := q.Offset; at < q.Offset+q.Length && len(q.Extents) < cap(q.Extents); at += page {
+		hole := m.pages[at/page] == nil
+		if n := len(q.Extents); n > 0 && q.Extents[n-1].Hole == hole {
+			q.Extents[n-1].Length += page
+		} else {
+			q.Extents = append(q.Extents, attach.Extent{Length: page, Hole: hole})
+		}
+	}
+	m.mu.Unlock()
+	q.End(nil)
+}
