@@ -16,6 +16,7 @@ import (
 type head struct {
 	n       *Node
 	log     *slog.Logger
+	volume  block.VolumeID
 	coord   *coordinator.Coordinator
 	records *records
 
@@ -50,7 +51,7 @@ const ticksPerLease = 12
 // newHead returns a head that begins to claim the volume. stopped is called on the loop
 // when it has lost the volume, or has detached it.
 func (n *Node) newHead(rec spec.Record, r *records, stopped func(error)) *head {
-	h := &head{n: n, log: n.log.With("volume", rec.Volume), records: r, stopped: stopped,
+	h := &head{n: n, volume: rec.Volume, log: n.log.With("volume", rec.Volume), records: r, stopped: stopped,
 		links: make([]conversation, len(rec.Members)), opening: make([]uint64, len(rec.Members))}
 	h.coord = coordinator.New(rec, coordinator.Options{Node: n.o.Node, Incarnation: n.incarnation, Lease: n.o.Lease,
 		ReplicaTimeout: n.o.ReplicaTimeout, QueueMax: queueMax})
@@ -123,7 +124,7 @@ func (h *head) whenServing(f func(error)) {
 func (h *head) end(why error) {
 	h.over = true
 	h.timer.Stop()
-	delete(h.n.heads, h.coord.Record().Volume)
+	delete(h.n.heads, h.volume)
 	for m := range h.links {
 		h.drop(m)
 	}
@@ -181,7 +182,7 @@ func (h *head) link(m int) {
 		return
 	}
 	r := h.n.residents[member.Replica]
-	if r == nil || r.state == nil {
+	if r == nil {
 		h.step(coordinator.Unlinked{Member: m}, nil)
 		return
 	}
@@ -261,8 +262,12 @@ func (h *head) submit(q *coordinator.Request) { h.step(coordinator.Submit{Reques
 
 // abandon takes the head away as the end of the process would: another one goes on.
 func (h *head) abandon() {
+	if h.over {
+		return
+	}
 	h.over = true
 	h.timer.Stop()
+	delete(h.n.heads, h.volume)
 	for m := range h.links {
 		h.drop(m)
 	}

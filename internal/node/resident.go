@@ -1,31 +1,32 @@
 package node
 
 import (
+	"fmt"
 	"log/slog"
 
 	"github.com/holdfast-io/holdfast/internal/block"
 	"github.com/holdfast-io/holdfast/internal/fault"
-	"github.com/holdfast-io/holdfast/internal/host"
 	"github.com/holdfast-io/holdfast/internal/replica"
 	"github.com/holdfast-io/holdfast/internal/store"
 	"github.com/holdfast-io/holdfast/internal/wire"
 	"github.com/holdfast-io/holdfast/internal/wire/link"
 )
 
-// resident is a replica that lies on this node and is open, or about to be. The loop's.
+// resident is a replica that lies on this node and is open. The loop's.
 type resident struct {
 	n      *Node
+	pool   *ownPool
 	log    *slog.Logger
 	id     block.ReplicaID
 	volume block.VolumeID
 	store  *store.Replica
-	state  *replica.Replica // nil until the store is open
-	broken error            // why it can't be opened
+	state  *replica.Replica
 
 	sessions map[replica.Session]sink
 	events   queue[residentEvent]
 	stepping bool
-	closed   bool
+	inflight int         // operations and promises with the store
+	closing  func(error) // set by close
 	self     replica.Self
 }
 
@@ -81,17 +82,6 @@ func (r *resident) changed() *replica.Self {
 
 // receive takes a message of a session.
 func (r *resident) receive(s replica.Session, id uint64, msg wire.Message, with residentEvent) {
-	if r.state == nil {
-		status, text := fault.Unavailable, "the replica is being opened"
-		if r.broken != nil {
-			status, text = fault.KindOf(r.broken), r.broken.Error()
-		}
-		if to := r.sessions[s]; to != nil {
-			to.answer(id, &wire.Fail{Status: status, Text: wire.Clip(text)}, nil)
-		}
-		with.release()
-		return
-	}
 	with.ev = replica.Received{Session: s, ID: id, Msg: msg}
 	r.step(with)
 }
@@ -119,9 +109,7 @@ func (r *resident) leave(s replica.Session) {
 		return
 	}
 	delete(r.sessions, s)
-	if r.state != nil {
-		r.step(residentEvent{ev: replica.Closed{Session: s}})
-	}
+	r.step(residentEvent{ev: replica.Closed{Session: s}})
 }
 
 // step has the replica decide about an event, after those before it.
@@ -137,14 +125,19 @@ func (r *resident) step(e residentEvent) {
 		if !ok {
 			return
 		}
-		if r.closed {
-			e.release()
-			if e.op != nil {
-				e.op.Release()
-			}
+		switch e.ev.(type) {
+		case replica.Stored, replica.PromiseStored:
+			r.inflight--
+		}
+		if r.closing == nil {
+			r.perform(e, r.state.Step(r.n.loop.Now(), e.ev))
 			continue
 		}
-		r.perform(e, r.state.Step(r.n.loop.Now(), e.ev))
+		e.release()
+		if e.op != nil {
+			e.op.Release()
+		}
+		r.closeIdle()
 	}
 }
 
@@ -154,9 +147,11 @@ func (r *resident) perform(e residentEvent, fx replica.Effects) {
 		o := r.n.ops.get()
 		o.r, o.session, o.id, o.frame, o.hold = r, s.Session, s.ID, e.frame, e.hold
 		e.frame, e.hold = nil, nil
+		r.inflight++
 		o.begin(s.Msg, e.into)
 	}
 	if fx.Promise != 0 {
+		r.inflight++
 		r.store.Promise(fx.Promise, func(err error) { r.step(residentEvent{ev: replica.PromiseStored{Err: err}}) })
 	}
 	for _, s := range fx.Send {
@@ -176,28 +171,39 @@ func (r *resident) perform(e residentEvent, fx replica.Effects) {
 	}
 }
 
-// close saves and closes the store.
+// close answers nobody any more, and saves and closes the store when that has done what
+// it was asked for.
 func (r *resident) close(done func(error)) {
-	r.closed = true
-	if r.store == nil {
-		done(nil)
+	if r.closing != nil {
+		done(fault.E("node.close", fault.Busy, r.volume, fmt.Errorf("the replica is being closed")))
 		return
 	}
-	r.store.Close(done)
+	r.closing = done
+	r.closeIdle()
 }
 
-// open opens the replica in the directory dir of the disk.
-func (n *Node) open(d host.Disk, dir string, volume block.VolumeID, id block.ReplicaID, o store.Options, done func(*resident, error)) {
-	r := &resident{n: n, log: n.log.With("volume", volume, "replica", id), id: id, volume: volume, sessions: make(map[replica.Session]sink)}
-	n.residents[id] = r
-	o.Boot = n.boot
-	store.Open(d, dir, o, func(s *store.Replica, err error) {
-		if err != nil {
-			r.broken = err
-			r.log.Error("the replica can't be opened", "err", err)
-		} else {
+func (r *resident) closeIdle() {
+	if r.inflight == 0 {
+		r.store.Close(r.closing)
+	}
+}
+
+// open opens the replica; done is called with what kept it from being opened. It is found
+// by its id then, which its store says, or not at all.
+func (r *resident) open(done func(error)) {
+	r.sessions = make(map[replica.Session]sink)
+	store.Open(r.pool.disk, r.volume.String(), r.pool.options(), func(s *store.Replica, err error) {
+		if err == nil {
+			m := s.Manifest()
+			if r.id = m.Replica; m.Volume != r.volume || r.n.residents[r.id] != nil {
+				s.Abandon()
+				done(fault.E("node.open", fault.Corrupt, r.volume, fmt.Errorf("it is replica %v of volume %v, which is here already", m.Replica, m.Volume)))
+				return
+			}
+			r.log = r.n.log.With("volume", r.volume, "replica", r.id)
+			r.n.residents[r.id] = r
 			r.opened(s)
 		}
-		done(r, err)
+		done(err)
 	})
 }

@@ -39,7 +39,6 @@ type rigNode struct {
 	id      block.NodeID
 	replica block.ReplicaID
 	address string
-	disk    *host.Dir
 }
 
 // book is the records.
@@ -94,7 +93,7 @@ func newRig(t *testing.T, nodes int) *rig {
 		d, err := host.Open(n.root(), host.Options{})
 		must(t, err)
 		made := false
-		store.Create(d, "r", store.Spec{Volume: volume, Replica: n.replica, Size: rigSize}, store.Options{}, func(err error) { must(t, err); made = true })
+		store.Create(d, volume.String(), store.Spec{Volume: volume, Replica: n.replica, Size: rigSize}, store.Options{}, func(err error) { must(t, err); made = true })
 		for !made {
 			d.Poll(time.Second)
 		}
@@ -132,13 +131,9 @@ func (n *rigNode) start() {
 			return n.g.nodes[i].address, nil
 		}})
 	must(t, err)
-	n.disk, err = n.loop.Open(n.root())
+	disk, err := n.loop.Open(n.root())
 	must(t, err)
-	opened := make(chan error, 1)
-	n.do(func() {
-		n.open(n.disk, "r", n.g.record.now().Volume, n.replica, store.Options{}, func(_ *resident, err error) { opened <- err })
-	})
-	must(t, <-opened)
+	must(t, (&ownPool{n: n.Node, disk: disk}).open(t.Context(), n.g.record.now().Volume))
 }
 
 func (n *rigNode) stop() {

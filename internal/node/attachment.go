@@ -1,0 +1,303 @@
+package node
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"time"
+
+	v1 "github.com/holdfast-io/holdfast/api/holdfast/v1"
+	"github.com/holdfast-io/holdfast/internal/attach"
+	"github.com/holdfast-io/holdfast/internal/attach/fuse"
+	"github.com/holdfast-io/holdfast/internal/fault"
+	"github.com/holdfast-io/holdfast/internal/state"
+)
+
+// attachment brings one volume's head and device here to what is wished for. Its
+// goroutine owns it, but for the fields below mu.
+type attachment struct {
+	d    *daemon
+	id   string
+	log  *slog.Logger
+	head *head           // the loop's, behind the pointer; nil while there is none
+	lost chan error      // of the head: it has stopped
+	back *backend        // the loop's
+	show attach.Frontend // nil while there is none
+	said *v1.AttachmentStatus
+
+	mu     sync.Mutex
+	wanted wish
+	leaves bool
+	news   chan struct{} // has a value when wanted or leaves changed
+}
+
+func newAttachment(d *daemon, id string) *attachment {
+	return &attachment{d: d, id: id, log: d.o.Log.With("volume", id), news: make(chan struct{}, 1)}
+}
+
+// Depths of a device: how many requests, and how many that are longer than
+// attach.SmallBytesMax, are with the data process at once. They take 8.3 MiB a volume.
+const (
+	deviceDepth      = 64
+	deviceLargeDepth = 4
+)
+
+// retryAttach is how long an attachment waits before it tries again what failed.
+const retryAttach = time.Second
+
+func (a *attachment) wishFor(w wish) {
+	a.mu.Lock()
+	a.wanted = w
+	a.mu.Unlock()
+	a.wake()
+}
+
+func (a *attachment) leave() {
+	a.mu.Lock()
+	a.leaves = true
+	a.mu.Unlock()
+	a.wake()
+}
+
+func (a *attachment) wake() {
+	select {
+	case a.news <- struct{}{}:
+	default:
+	}
+}
+
+func (a *attachment) wished() wish {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.wanted
+}
+
+func (a *attachment) leaving() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.leaves
+}
+
+// run works until nothing is wished for and nothing is left, or this process leaves.
+func (a *attachment) run() {
+	look := time.NewTicker(reportAttachment)
+	defer look.Stop()
+	for {
+		err := a.bring(a.wished())
+		if a.leaving() {
+			a.handOver()
+			a.d.show.gone(a)
+			return
+		}
+		if err == nil && a.wished().nothing() && a.d.show.gone(a) {
+			return
+		}
+		a.say(err)
+		var again <-chan time.Time
+		if err != nil {
+			again = time.After(retryAttach)
+		}
+		select {
+		case <-a.news:
+		case <-again:
+		case <-look.C:
+		case why := <-a.lost:
+			a.lose(why)
+		case <-a.ended():
+			a.deviceGone()
+		}
+	}
+}
+
+// reportAttachment is how often an attachment looks whether there is something new to say.
+const reportAttachment = time.Second
+
+// bring does what is missing for a wish.
+func (a *attachment) bring(w wish) error {
+	if w.nothing() {
+		return a.detach()
+	}
+	if a.head == nil {
+		if err := a.claim(); err != nil {
+			return err
+		}
+	}
+	switch {
+	case w.attach == nil && a.show != nil:
+		return a.hide()
+	case w.attach != nil && a.show == nil:
+		return a.present(w)
+	}
+	return nil
+}
+
+// claim starts the head, and waits until it serves.
+func (a *attachment) claim() error {
+	ctx, cancel := context.WithTimeout(a.d.ctx, recordTimeout)
+	defer cancel()
+	rec, _, err := stateRecords{a.d.o.Store}.get(ctx, a.id)
+	if err != nil {
+		return err
+	}
+	lost := make(chan error, 1)
+	n := a.d.node
+	if !n.do(func() {
+		if n.heads[rec.Volume] != nil {
+			return
+		}
+		a.head = n.newHead(rec, &records{n: n, of: stateRecords{a.d.o.Store}}, func(err error) { lost <- err })
+	}) || a.head == nil {
+		return fault.Errorf("node.claim", fault.Busy, "the volume's head before this one has not ended")
+	}
+	a.lost = lost
+	return nil
+}
+
+// serves waits until the head serves. While it does not, news are looked at: the wish may
+// have changed.
+func (a *attachment) serves() error {
+	serving := make(chan error, 1)
+	h := a.head
+	a.d.node.do(func() { h.whenServing(func(err error) { serving <- err }) })
+	wish := a.wished()
+	look := time.NewTicker(reportAttachment)
+	defer look.Stop()
+	for {
+		select {
+		case err := <-serving:
+			return err
+		case <-look.C:
+			a.say(fault.Errorf("node.attach", fault.Unavailable, "the volume's replicas have not all agreed yet"))
+		case <-a.news:
+			if a.leaving() || a.wished() != wish {
+				a.wake()
+				return fault.Errorf("node.attach", fault.Canceled, "something else is wished for")
+			}
+		case <-a.d.ctx.Done():
+			return fault.Errorf("node.attach", fault.Canceled, "the data process ends")
+		}
+	}
+}
+
+// present makes the device, or takes it over.
+func (a *attachment) present(w wish) error {
+	if err := a.serves(); err != nil {
+		return err
+	}
+	o := attach.Options{Loop: a.d.node.loop, Volume: a.head.volume, Node: a.d.o.Node, Name: w.volume.Meta.Name, Size: w.assignment.SizeBytes,
+		BlockSize: int(w.volume.Spec.SectorBytes), ReadOnly: w.attach.ReadOnly, NoDiscard: w.volume.Spec.NoDiscard,
+		Depth: deviceDepth, LargeDepth: deviceLargeDepth, Wait: a.d.o.Wait, LinkDir: a.d.o.LinkDir, Log: a.log}
+	h := a.head
+	a.d.node.do(func() { a.back = newBackend(h, deviceDepth) })
+	o.Backend = a.back
+	o.Fence = h.whenServing
+	f, err := fuse.New(o, fuse.Config{Keeper: a.d.keeper, Errand: a.d.o.Errand})
+	if err != nil {
+		return err
+	}
+	if err := f.Start(a.d.ctx); err != nil {
+		return err
+	}
+	a.show = f
+	a.log.Info("attached", "device", f.Device().Link, "name", o.Name)
+	return nil
+}
+
+// hide takes the device away.
+func (a *attachment) hide() error {
+	ctx, cancel := context.WithTimeout(a.d.ctx, detachTimeout)
+	defer cancel()
+	err := a.show.Stop(ctx)
+	if fault.Is(err, fault.Busy) {
+		return fault.WithCure(err, "unmount it, and end what has it open")
+	}
+	if err == nil {
+		a.show = nil
+	}
+	return err
+}
+
+// detachTimeout is how long the last writes of a device may take, before it is said that
+// they do.
+const detachTimeout = 30 * time.Second
+
+// detach takes device and head away.
+func (a *attachment) detach() error {
+	if a.show != nil {
+		if err := a.hide(); err != nil {
+			return err
+		}
+	}
+	a.drop()
+	if a.said != nil {
+		if _, err := a.d.o.Store.Commit(a.d.ctx, state.AttachStatuses.Delete(a.id, 0)); err != nil {
+			return err
+		}
+		a.said = nil
+	}
+	return nil
+}
+
+// drop takes the head away, whatever it is doing.
+func (a *attachment) drop() {
+	if a.head == nil {
+		return
+	}
+	h := a.head
+	a.d.node.do(h.abandon)
+	a.head, a.back, a.lost = nil, nil, nil
+}
+
+// lose follows a head that has lost its volume: the device can serve nobody any more.
+func (a *attachment) lose(why error) {
+	a.log.Warn("the volume was lost", "why", why)
+	a.head, a.back, a.lost = nil, nil, nil
+	if a.show != nil {
+		if err := a.show.Abort(); err != nil {
+			a.log.Error("a device that lost its volume can't be taken away", "err", err)
+		}
+		<-a.show.Ended()
+		a.show = nil
+	}
+	a.say(why)
+}
+
+// ended returns what is closed when the device has ended by itself.
+func (a *attachment) ended() <-chan struct{} {
+	if a.show == nil {
+		return nil
+	}
+	return a.show.Ended()
+}
+
+func (a *attachment) deviceGone() {
+	a.log.Warn("the device was taken away", "err", a.show.Err())
+	a.show = nil
+}
+
+// handOver leaves the device to the next process.
+func (a *attachment) handOver() {
+	if a.show != nil {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(a.d.ctx), detachTimeout)
+		defer cancel()
+		if err := a.show.HandOver(ctx); err != nil {
+			a.log.Warn("the device is left as after a crash", "err", err)
+		}
+	}
+	a.drop()
+}
+
+// say writes the attachment's status when it has changed.
+func (a *attachment) say(problem error) {
+	w := a.wished()
+	if w.nothing() && a.said == nil {
+		return
+	}
+	now := a.status(w, problem)
+	if a.said != nil && !worthSaying(a.said, now) {
+		return
+	}
+	if _, err := a.d.o.Store.Commit(a.d.ctx, state.AttachStatuses.Put(a.id, now)); err == nil {
+		a.said = now
+	}
+}

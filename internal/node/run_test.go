@@ -1,0 +1,195 @@
+package node
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"io"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	v1 "github.com/holdfast-io/holdfast/api/holdfast/v1"
+	"github.com/holdfast-io/holdfast/internal/attach/errand"
+	"github.com/holdfast-io/holdfast/internal/attach/keeper"
+	"github.com/holdfast-io/holdfast/internal/block"
+	"github.com/holdfast-io/holdfast/internal/pool"
+	"github.com/holdfast-io/holdfast/internal/spec"
+	"github.com/holdfast-io/holdfast/internal/state"
+	"github.com/holdfast-io/holdfast/internal/state/memory"
+	"github.com/holdfast-io/holdfast/internal/state/statepb"
+)
+
+const keeperEnv = "HOLDFAST_NODE_TEST_KEEPER"
+
+// errandArg makes the test binary the process of an errand.
+const errandArg = "errand-of-a-test"
+
+func TestMain(m *testing.M) {
+	if socket := os.Getenv(keeperEnv); socket != "" {
+		os.Exit(keeper.Main([]string{"--socket", socket}))
+	}
+	if len(os.Args) == 2 && os.Args[1] == errandArg {
+		os.Exit(errand.Main())
+	}
+	os.Exit(m.Run())
+}
+
+// machine is a node's machine: a pool, a keeper, and a data process that can end and
+// begin again. The cluster's state is in memory.
+type machine struct {
+	t     *testing.T
+	o     Options
+	store *memory.Store
+	pool  block.PoolID
+	end   func()
+}
+
+func newMachine(t *testing.T) *machine {
+	dir := t.TempDir()
+	m := &machine{t: t, store: memory.New()}
+	t.Cleanup(func() { must(t, m.store.Close()) })
+	cluster, err := block.NewClusterID(rand.Reader)
+	must(t, err)
+	node, err := block.NewNodeID(rand.Reader)
+	must(t, err)
+	p, err := pool.Create(t.Context(), pool.CreateOptions{Path: filepath.Join(dir, "pool"), Cluster: cluster, Kind: pool.Image,
+		SizeBytes: 1 << 30, MeasureFor: time.Millisecond})
+	must(t, err)
+	m.pool = p.Identity().Pool
+	must(t, p.Close())
+	t.Cleanup(func() { must(t, pool.Unmount(filepath.Join(dir, "pool"))) })
+	socket := filepath.Join(dir, "keeper.sock")
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), keeperEnv+"="+socket)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	must(t, cmd.Start())
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait() // killed
+	})
+	for tick := time.NewTicker(time.Millisecond); ; <-tick.C {
+		c, err := keeper.DialTool(t.Context(), socket)
+		if err == nil {
+			c.Close()
+			break
+		}
+	}
+	log := slog.New(slog.NewTextHandler(io.Discard, nil))
+	if testing.Verbose() {
+		log = slog.New(slog.NewTextHandler(os.Stderr, nil))
+	}
+	m.o = Options{Node: node, Cluster: cluster, Name: "n", Store: m.store, Pools: []string{filepath.Join(dir, "pool")},
+		Listen: "127.0.0.1:0", Keeper: socket, Errand: errand.Command{"/proc/self/exe", errandArg},
+		LinkDir: filepath.Join(dir, "dev"), Lease: time.Second, ReplicaTimeout: time.Second, Log: log}
+	t.Cleanup(func() { m.stop() })
+	m.start()
+	return m
+}
+
+func (m *machine) start() {
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- Run(ctx, m.o) }()
+	m.end = func() {
+		cancel()
+		must(m.t, <-ended)
+	}
+}
+
+func (m *machine) stop() {
+	if m.end != nil {
+		m.end()
+		m.end = nil
+	}
+}
+
+func (m *machine) commit(ops ...state.Op) {
+	m.t.Helper()
+	_, err := m.store.Commit(context.Background(), ops...)
+	must(m.t, err)
+}
+
+// create does what server and control do for a volume of one replica.
+func (m *machine) create(name string, size int64) (id string) {
+	v, err := block.NewVolumeID(rand.Reader)
+	must(m.t, err)
+	r, err := block.NewReplicaID(rand.Reader)
+	must(m.t, err)
+	id = v.String()
+	m.commit(
+		state.Volumes.Create(id, &v1.Volume{Meta: &v1.Meta{Id: id, Name: name}, Spec: &v1.VolumeSpec{SizeBytes: size, Replicas: 1}}),
+		state.Assignments.Create(id, &statepb.Assignment{VolumeId: id, SizeBytes: size, Replicas: []*statepb.AssignedReplica{
+			{ReplicaId: r.String(), NodeId: m.o.Node.String(), PoolId: m.pool.String()}}}),
+		state.Records.Create(id, state.RecordMessage(spec.Record{Version: 1, Volume: v, Size: size, Epoch: 1,
+			Members: []spec.Member{{Replica: r, Node: m.o.Node, State: spec.InSync}}})))
+	await(m, state.Holdings, r.String(), func(h *statepb.Holding) bool { return h.Ready })
+	return id
+}
+
+// attach returns the device.
+func (m *machine) attach(id string) string {
+	m.commit(state.Attachments.Put(id, &v1.Attachment{VolumeId: id, Spec: &v1.AttachmentSpec{NodeId: m.o.Node.String()}}))
+	return await(m, state.AttachStatuses, id, attached).Device
+}
+
+func attached(s *v1.AttachmentStatus) bool {
+	return s.State == v1.AttachmentState_ATTACHMENT_STATE_ATTACHED
+}
+
+// await waits for an entry to be so.
+func await[T proto.Message](m *machine, table state.Table[T], id string, so func(T) bool) T {
+	m.t.Helper()
+	for tick := time.NewTicker(5 * time.Millisecond); ; <-tick.C {
+		e, err := table.Get(m.t.Context(), m.store, id)
+		if err == nil && so(e.Value) {
+			return e.Value
+		}
+		if m.t.Context().Err() != nil {
+			m.t.Fatalf("%s stays %v, %v", table.Key(id), e.Value, err)
+		}
+	}
+}
+
+// sh runs a command of the shell: a process that may wait for a device.
+func sh(t *testing.T, command string, args ...string) string {
+	t.Helper()
+	out, err := exec.Command("sh", append([]string{"-euc", command, "sh"}, args...)...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s %q: %v\n%s", command, args, err, out)
+	}
+	return string(bytes.TrimSpace(out))
+}
+
+func TestVolumeIsADeviceThroughARestart(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root, to mount")
+	}
+	m := newMachine(t)
+	id := m.create("db", 64<<20)
+	dev := m.attach(id)
+	sh(t, `seq 1 100000 | dd of="$1" bs=64k oflag=direct conv=fsync,notrunc iflag=fullblock status=none || true`, dev)
+	before := sh(t, `sha256sum <"$1"`, dev)
+	m.stop()
+	m.start()
+	await(m, state.AttachStatuses, id, attached)
+	sh(t, `blockdev --flushbufs "$1"`, dev)
+	if after := sh(t, `sha256sum <"$1"`, dev); after != before {
+		t.Errorf("the device holds %s, then %s", before, after)
+	}
+	m.commit(state.Attachments.Delete(id, 0))
+	for tick := time.NewTicker(5 * time.Millisecond); ; <-tick.C {
+		if _, err := state.AttachStatuses.Get(t.Context(), m.store, id); err != nil {
+			break
+		}
+	}
+	if _, err := os.Lstat(dev); err == nil {
+		t.Error("the device is still there")
+	}
+}

@@ -1,0 +1,80 @@
+package node
+
+import (
+	"google.golang.org/protobuf/proto"
+
+	v1 "github.com/holdfast-io/holdfast/api/holdfast/v1"
+	"github.com/holdfast-io/holdfast/internal/attach"
+	"github.com/holdfast-io/holdfast/internal/fault"
+	"github.com/holdfast-io/holdfast/internal/spec"
+)
+
+// status returns what can be said of an attachment now.
+func (a *attachment) status(w wish, problem error) *v1.AttachmentStatus {
+	s := &v1.AttachmentStatus{NodeId: a.d.o.Node.String(), State: v1.AttachmentState_ATTACHMENT_STATE_ATTACHING}
+	serving := false
+	if h := a.head; h != nil {
+		a.d.node.do(func() {
+			rec := h.coord.Record()
+			serving = !h.over && h.coord.Serving(h.n.loop.Now())
+			s.Epoch = uint64(rec.Epoch)
+			s.Replicas = replicaStatuses(rec, h)
+			s.Stats = &v1.IOStats{RepairedBlocks: uint64(h.coord.Stats().Repaired)}
+		})
+	}
+	if a.show != nil {
+		s.Device, s.Frontend = a.show.Device().Link, "fuse"
+		addStats(s.Stats, a.show.Stats())
+	}
+	switch {
+	case w.nothing():
+		s.State = v1.AttachmentState_ATTACHMENT_STATE_DETACHING
+	case a.show != nil && serving, w.attach == nil && serving:
+		s.State = v1.AttachmentState_ATTACHMENT_STATE_ATTACHED
+	case a.show != nil:
+		s.State = v1.AttachmentState_ATTACHMENT_STATE_STALLED
+	case problem != nil && !fault.Is(problem, fault.Unavailable):
+		s.State = v1.AttachmentState_ATTACHMENT_STATE_FAILED
+	}
+	if problem != nil {
+		what, cure := fault.Describe(problem)
+		if cure != "" {
+			what += "; " + cure
+		}
+		s.Conditions = append(s.Conditions, &v1.Condition{Type: "Ready", Reason: "AttachFailed", Message: what})
+	}
+	return s
+}
+
+// replicaStatuses returns the members as the head sees them. The loop's.
+func replicaStatuses(rec spec.Record, h *head) (list []*v1.ReplicaStatus) {
+	for i, m := range rec.Members {
+		r := &v1.ReplicaStatus{Id: m.Replica.String(), NodeId: m.Node.String(), OutdatedSince: uint64(m.Since),
+			State: v1.ReplicaState_REPLICA_STATE_IN_SYNC, Reachable: i < len(h.links) && h.links[i] != nil}
+		if m.State == spec.Outdated {
+			if r.State = v1.ReplicaState_REPLICA_STATE_OUTDATED; r.Reachable {
+				r.State = v1.ReplicaState_REPLICA_STATE_SYNCING
+			}
+		}
+		list = append(list, r)
+	}
+	return list
+}
+
+func addStats(to *v1.IOStats, s attach.Stats) {
+	if to == nil {
+		return
+	}
+	to.Reads, to.Writes, to.Flushes, to.Discards = s.Read.Latency.Count(), s.Write.Latency.Count(), s.Flush.Latency.Count(), s.Zero.Latency.Count()
+	to.ReadBytes, to.WrittenBytes = s.Read.Bytes, s.Write.Bytes
+	to.Errors = s.Read.Errors + s.Write.Errors + s.Zero.Errors + s.Flush.Errors
+}
+
+// worthSaying reports whether two statuses differ in more than counts that rise all the
+// time; those are said now and then.
+func worthSaying(was, now *v1.AttachmentStatus) bool {
+	a, b := proto.CloneOf(was), proto.CloneOf(now)
+	busy := !proto.Equal(a.Stats, b.Stats)
+	a.Stats, b.Stats = nil, nil
+	return !proto.Equal(a, b) || busy && now.Stats.GetReads()+now.Stats.GetWrites() > 2*(was.Stats.GetReads()+was.Stats.GetWrites())
+}
