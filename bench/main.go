@@ -26,6 +26,7 @@ var all = slices.Concat(
 	hostBenchmarks,
 	storeBenchmarks,
 	cowBenchmarks,
+	placementBenchmarks,
 )
 
 func main() {

@@ -75,6 +75,8 @@ var testOnly = map[string]string{
 	"internal/wire/link/linktest": "an authority that certifies whoever asks",
 	"internal/state/statetest":    "the conformance suite imports testing",
 
+	"internal/placement/placementtest": "it makes up clusters",
+
 	"internal/attach/attachtest": "the conformance suite imports testing",
 }
 
