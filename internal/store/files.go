@@ -206,6 +206,7 @@ func (t *task) closeFile(f *file) {
 type chunk struct {
 	gens []block.Generation // of the files that exist, ascending
 	lost uint32             // how many were removed since the replica was opened
+	dead int                // blocks of obsolete files that died since they were looked at
 
 	// The live generation's file, once it is ready for first writes.
 	ready     block.Generation // the generation for which what follows is true

@@ -179,9 +179,10 @@ func (x *checker) replayed(k int) bool {
 func (x *checker) checkTable(f *chunkFile, tab *table) {
 	var taken, beyond, outside finder
 	last := int(x.i.blocks(tab.region).Count)
+	newer := x.shownAbove(tab)
 	for b := range block.PerRegion {
 		e := tab.at(b)
-		if e.state != data && !tab.keepsSlot(b) {
+		if e.state != data && !tab.keepsSlot(b) || newer != nil && newer.at(b) != e {
 			continue
 		}
 		if b >= last {
@@ -214,6 +215,21 @@ func (x *checker) checkTable(f *chunkFile, tab *table) {
 				Detail: fmt.Sprintf("%d blocks, the first is %d, have %s", w.count, start, w.what), Cure: cureSnapshot})
 		}
 	}
+}
+
+// shownAbove returns the table by which blocks of an obsolete one are still found, or nil:
+// what it does not have of them is dead, and its slots may have been given to others.
+func (x *checker) shownAbove(tab *table) *table {
+	c := x.r.chunk(tab.region.Chunk())
+	newer := tab.gen
+	for x.r.obsolete(c, newer) {
+		newer = c.after(newer)
+	}
+	shown, _, err := view(x.files, tab.region.InChunk(), newer)
+	if err != nil || shown == tab {
+		return nil
+	}
+	return shown
 }
 
 // finder counts the blocks of a table that something is wrong with.
@@ -251,8 +267,9 @@ func (o *slotOwners) take(slot uint16, b int) bool {
 }
 
 // markNeeded notes the files that hold the k-th region of the chunk, its table or its
-// data, as some generation that can be read shows it.
+// data, as some generation that can be read shows it. It reports what is lost there.
 func (x *checker) markNeeded(k int) {
+	shown := block.Generation(0)
 	for _, g := range append(slices.Clone(x.r.man.Snapshots), x.r.man.Generation) {
 		tab, f, err := view(x.files, k, g)
 		if f != nil {
@@ -261,6 +278,10 @@ func (x *checker) markNeeded(k int) {
 		if err != nil || tab == nil {
 			continue
 		}
+		if tab.gen != shown {
+			shown = tab.gen
+			x.reportLost(f, tab)
+		}
 		last := block.Generation(0)
 		for b := range block.PerRegion {
 			if e := tab.at(b); e.state == data && e.holder != last {
@@ -268,5 +289,21 @@ func (x *checker) markNeeded(k int) {
 				x.needed[last] = true
 			}
 		}
+	}
+}
+
+// reportLost reports the blocks of a table that are lost.
+func (x *checker) reportLost(f *chunkFile, tab *table) {
+	var lost finder
+	for b := range int(x.i.blocks(tab.region).Count) {
+		if tab.isLost(b) {
+			lost.note(b)
+		}
+	}
+	if lost.count > 0 {
+		x.report.add(Finding{Damage: true, What: "blocks", File: f.name, Generation: tab.gen,
+			Extent: block.Extent{Start: tab.region.Start() + block.Index(lost.first), Count: uint64(lost.last - lost.first + 1)},
+			Detail: fmt.Sprintf("%d blocks, the first is %d, were lost with the metadata of their region", lost.count, tab.region.Start()+block.Index(lost.first)),
+			Cure:   "write them anew, from another copy"})
 	}
 }

@@ -23,7 +23,7 @@ type TableInfo struct {
 type TableRun struct {
 	First  block.Index      `json:"first"`
 	Count  int              `json:"count"`
-	State  string           `json:"state"` // absent, zeroed, data, punched
+	State  string           `json:"state"` // absent, zeroed, data, punched, lost
 	Holder block.Generation `json:"holder,omitempty"`
 	Slot   uint16           `json:"slot"` // of the first block, in the holder's file
 }
@@ -41,6 +41,13 @@ type Place struct {
 }
 
 var stateNames = [...]string{"absent", "zeroed", "data", "punched"}
+
+func (t *table) stateName(i int) string {
+	if t.isLost(i) {
+		return "lost"
+	}
+	return stateNames[t.at(i).state]
+}
 
 // chunkFile is one file of a chunk and its tables, in memory.
 type chunkFile struct {
@@ -164,15 +171,9 @@ func (i *Inspection) resolve(files []*chunkFile, k int, tab *table) error {
 				newer = f.tables[k]
 			}
 		}
-		if newer == nil || newer.at(at).state != data || newer.holders[at] < gone {
+		if !tab.replace(gone, newer, i.r.obsolete(i.r.chunk(tab.region.Chunk()), tab.gen)) {
 			return i.r.corrupt("store.Inspect", tab.gen, tab.region.Start()+block.Index(at), "block table",
 				"the file of generation %d is missing, and with it block %d", gone, tab.region.Start()+block.Index(at))
-		}
-		for b := range tab.holders {
-			if e := tab.at(b); e.state == data && e.holder == gone && newer.at(b).state == data {
-				e.holder, e.slot = newer.holders[b], newer.at(b).slot
-				tab.set(b, e)
-			}
 		}
 	}
 }
@@ -223,7 +224,7 @@ func (i *Inspection) Table(n block.Region, gen block.Generation, done func(Table
 func (t *table) runs(count int) (list []TableRun) {
 	for k := range count {
 		e := t.at(k)
-		x := TableRun{First: t.region.Start() + block.Index(k), Count: 1, State: stateNames[e.state], Holder: e.holder, Slot: e.slot}
+		x := TableRun{First: t.region.Start() + block.Index(k), Count: 1, State: t.stateName(k), Holder: e.holder, Slot: e.slot}
 		if len(list) > 0 {
 			last := &list[len(list)-1]
 			stored := e.state == data || e.state == punched
@@ -257,7 +258,7 @@ func (i *Inspection) locate(t *task, b block.Index, gen block.Generation) (Place
 		return place, err
 	}
 	e := tab.at(b.InRegion())
-	place.State, place.Holder = stateNames[e.state], e.holder
+	place.State, place.Holder = tab.stateName(b.InRegion()), e.holder
 	if e.state != data {
 		return place, nil
 	}

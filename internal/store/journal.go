@@ -326,15 +326,14 @@ func (t *table) apply(place int, m mapping, i int) {
 
 // zero makes block i, if it has data, read as zeros from generation gen on.
 func (t *table) zero(i int, gen block.Generation) {
-	e := t.at(i)
-	if e.state != data {
+	if t.holdsNothing(i) {
 		return
 	}
-	e.state = zeroed
-	if e.holder == gen {
+	e := t.at(i)
+	if e.state == data && e.holder == gen {
 		e.state = punched
 	} else {
-		e.slot = 0
+		e.state, e.slot = zeroed, 0
 	}
 	e.holder, e.sum = gen, block.ZeroSum
 	t.set(i, e)

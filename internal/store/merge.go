@@ -169,9 +169,9 @@ func (t *task) merge(n block.Chunk, c *chunk, from, into block.Generation) (bool
 // tablePair is a region's tables in the two files of a merge; either may be nil.
 type tablePair struct {
 	from, into *table
-	// next is the region's table in the next newer file, if there is one and no generation
-	// shows into's: then only what next has of the two files is needed, and slots of the
-	// rest may have been punched.
+	// next is the region's next newer table that a generation shows, if none shows into's:
+	// then only what next has of the two files is needed, and slots of the rest may have
+	// been punched.
 	next *table
 }
 
@@ -194,10 +194,6 @@ func (t *task) mergeTables(n block.Chunk, c *chunk, from, into block.Generation)
 	r := t.r
 	var pairs []tablePair
 	fit := true
-	next := block.Generation(0)
-	if r.obsolete(c, into) {
-		next = c.after(into)
-	}
 	var failed error
 	for i := range block.RegionsPerChunk {
 		region := block.Region(int(n)*block.RegionsPerChunk + i)
@@ -211,10 +207,7 @@ func (t *task) mergeTables(n block.Chunk, c *chunk, from, into block.Generation)
 		for _, x := range []struct {
 			gen block.Generation
 			tab **table
-		}{{from, &p.from}, {into, &p.into}, {next, &p.next}} {
-			if x.gen == 0 {
-				continue
-			}
+		}{{from, &p.from}, {into, &p.into}} {
 			tab, err := t.loadTable(tableKey{region, x.gen})
 			if err != nil {
 				failed = err
@@ -223,7 +216,12 @@ func (t *task) mergeTables(n block.Chunk, c *chunk, from, into block.Generation)
 			if tab != nil {
 				tab.pins++
 				*x.tab = tab
-				fit = fit && (x.gen == next || !tab.dirty && tab.seq != 0)
+				fit = fit && !tab.dirty && tab.seq != 0
+			}
+		}
+		if failed == nil && r.obsolete(c, into) {
+			if p.next, failed = t.shownAbove(region, into); p.next != nil {
+				p.next.pins++
 			}
 		}
 		pairs = append(pairs, p)
@@ -290,6 +288,8 @@ func planMerge(old []tablePair, from, into block.Generation) (merged []*table, m
 				used[free] = true
 				e.holder, e.slot = into, uint16(free)
 			case e.state == data && e.holder == into:
+			case tab.isLost(i):
+				continue
 			case e.holder == from: // zeroed there: no slot to keep
 				tab.set(i, entry{state: zeroed, holder: into, sum: block.ZeroSum})
 				continue

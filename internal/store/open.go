@@ -185,6 +185,7 @@ func newReplica(d host.Disk, dir string, o Options) *Replica {
 		epoch:  1,
 		writes: 1, // older processes' writes come before this one's
 	}
+	r.reclaim.stale = make(map[block.Chunk]bool)
 	r.regions.waiting = make(map[block.Region]*region)
 	return r
 }

@@ -19,6 +19,10 @@ func (r *Replica) read(q *Request) {
 		if t == nil {
 			return
 		}
+		if err := r.lostIn(q, n, t); err != nil {
+			r.end(q, err)
+			return
+		}
 		ok := false
 		if files, ok = r.filesReady(q, n, t, files); !ok {
 			return
@@ -31,6 +35,21 @@ func (r *Replica) read(q *Request) {
 	q.cursor = q.step.End()
 	q.letGo()
 	r.part(q, nil)
+}
+
+// lostIn returns an error if a block of q's step in region n is lost.
+func (r *Replica) lostIn(q *Request, n block.Region, t *table) error {
+	first, count, _ := q.within(n)
+	for i := first; i < first+count; i++ {
+		if t.isLost(i) {
+			return r.lostBlock("store.Read", r.shown(q.Generation), n.Start()+block.Index(i))
+		}
+	}
+	return nil
+}
+
+func (r *Replica) lostBlock(op string, gen block.Generation, b block.Index) error {
+	return r.corrupt(op, gen, b, "block", "it was lost with the metadata of its region, and was not written since")
 }
 
 // filesReady reports whether every file that holds a block of q's step in region n is
@@ -102,6 +121,10 @@ func (r *Replica) verify(q *Request) {
 		}
 		if rg := r.regions.peek(n); rg != nil && rg.suspect {
 			r.settle(n, rg, q)
+			return
+		}
+		if err := r.lostIn(q, n, t); err != nil {
+			r.end(q, err)
 			return
 		}
 		first, count, at := q.within(n)

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"maps"
 	"slices"
 
 	"github.com/holdfast-io/holdfast/internal/block"
@@ -11,11 +12,16 @@ import (
 // reclaimer frees the space of deleted generations in the background.
 //
 // A chunk file is obsolete when no live generation has it as its newest: then it is
-// needed only for the blocks that the next newer file did not replace. The others'
-// slots are punched. A file without a needed block is removed. Files that remain are
-// merged, smallest neighbours first, once a chunk has more than obsoleteMax of them, so
+// needed only for the blocks that the next newer file which is not obsolete did not
+// replace. The others' slots are punched. A file without a needed block is removed; the
+// tables of obsolete files may go on naming it, which is as well: nobody reads by them.
+// Files that remain are merged, smallest neighbours first, once a chunk has more than obsoleteMax of them, so
 // that neither their number nor the work per deleted snapshot grows with time.
+//
+// What the live generation overwrites is looked at when it is enough to be worth it, and
+// at the next deletion.
 type reclaimer struct {
+	stale   map[block.Chunk]bool // chunks whose obsolete files have deadMax blocks that died
 	running bool
 	again   bool
 	stop    bool
@@ -27,6 +33,23 @@ type reclaimer struct {
 // obsoleteMax is how many obsolete files a chunk may have. Each costs a name and at
 // most 64 KiB of slack; merging costs a copy of the two smallest.
 const obsoleteMax = 8
+
+// deadMax is how many blocks of a chunk's obsolete files may die before they are freed
+// without a deletion: 4 MiB.
+const deadMax = 1024
+
+// died notes that the live generation replaced count blocks that generation holder held.
+func (r *Replica) died(n block.Chunk, holder block.Generation, count int) {
+	c := r.chunk(n)
+	if holder == r.man.Generation || !r.obsolete(c, holder) {
+		return
+	}
+	if c.dead += count; c.dead >= deadMax {
+		c.dead = 0
+		r.reclaim.stale[n] = true
+		r.startReclaim()
+	}
+}
 
 func (r *Replica) startReclaim() {
 	rc := &r.reclaim
@@ -66,14 +89,14 @@ func (r *Replica) Reclaimed(done func(error)) {
 func (t *task) reclaimAll() error {
 	r := t.r
 	gens := slices.Clone(r.man.Reclaim)
-	if len(gens) == 0 {
+	numbers := slices.Sorted(maps.Keys(r.reclaim.stale))
+	if len(gens) > 0 {
+		numbers = slices.Sorted(maps.Keys(r.chunks))
+	}
+	if len(numbers) == 0 {
 		return nil
 	}
-	var numbers []block.Chunk
-	for n := range r.chunks {
-		numbers = append(numbers, n)
-	}
-	slices.Sort(numbers)
+	var damaged error
 	for _, n := range numbers {
 		if r.reclaim.stop {
 			return nil
@@ -81,12 +104,18 @@ func (t *task) reclaimAll() error {
 		t.lock(&r.reclaim.lock)
 		err := t.reclaimChunk(n, gens)
 		t.unlock(&r.reclaim.lock)
-		if err != nil {
+		switch {
+		case fault.Is(err, fault.Corrupt) && r.broken == nil:
+			damaged = err // that chunk keeps its space; the others need not
+		case err != nil:
 			return fault.Wrap("store.Reclaim", err)
 		}
 	}
 	if err := t.syncDir(r.path("chunks")); err != nil {
 		return r.fail(err)
+	}
+	if damaged != nil || len(gens) == 0 {
+		return fault.Wrap("store.Reclaim", damaged)
 	}
 	return t.change(func(m *Manifest) {
 		m.Reclaim = slices.DeleteFunc(m.Reclaim, func(g block.Generation) bool { return slices.Contains(gens, g) })
@@ -111,9 +140,20 @@ func (r *Replica) obsolete(c *chunk, g block.Generation) bool {
 func (t *task) reclaimChunk(n block.Chunk, gens []block.Generation) error {
 	r := t.r
 	c := r.chunks[n]
+	newest := block.Generation(0)
+	if r.reclaim.stale[n] {
+		delete(r.reclaim.stale, n)
+		gens = c.gens
+	}
+	c.dead = 0
 	for _, g := range gens {
 		if f := c.newest(g); f != 0 && r.obsolete(c, f) {
-			if err := t.punchDead(fileKey{n, f}, c); err != nil {
+			newest = max(newest, f)
+		}
+	}
+	for _, g := range slices.Backward(slices.Clone(c.gens)) { // older ones lost a reader too
+		if g <= newest && r.obsolete(c, g) {
+			if err := t.punchDead(fileKey{n, g}, c); err != nil {
 				return err
 			}
 		}
@@ -121,16 +161,32 @@ func (t *task) reclaimChunk(n block.Chunk, gens []block.Generation) error {
 	return t.mergeExcess(n, c)
 }
 
-// punchDead frees the slots of an obsolete file that the next newer file's view does
-// not need, and removes the file when nothing of it is needed.
+// shownAbove returns the table that the next newer generation which can be read shows of
+// region n, when it is not one of generation g or older: else nil. There is a newer file.
+func (t *task) shownAbove(n block.Region, g block.Generation) (*table, error) {
+	r := t.r
+	c := r.chunk(n.Chunk())
+	newer := c.after(g)
+	for r.obsolete(c, newer) {
+		newer = c.after(newer)
+	}
+	for ; newer > g; newer = c.newest(newer - 1) {
+		if tab, err := t.loadTable(tableKey{n, newer}); tab != nil || err != nil {
+			return tab, err
+		}
+	}
+	return nil, nil
+}
+
+// punchDead frees the slots of an obsolete file that the next newer view does not need,
+// and removes the file when nothing of it is needed.
 func (t *task) punchDead(key fileKey, c *chunk) error {
-	next := c.after(key.gen)
-	if err := t.saveInherited(key, next); err != nil {
+	if err := t.saveInherited(key); err != nil {
 		return err
 	}
 	var dead []block.Extent // of slots
 	needed := false
-	err := t.eachPair(key, next, func(tab, newer *table) {
+	err := t.eachPair(key, func(tab, newer *table) {
 		if newer == nil || newer.seq == 0 {
 			needed = true // the newer view reads this very table
 			return
@@ -160,9 +216,9 @@ func (t *task) punchDead(key fileKey, c *chunk) error {
 	return t.punchSlots(key, dead)
 }
 
-// eachPair calls f for each table of a file, with the one of the same region in the
-// file of generation next, or nil.
-func (t *task) eachPair(key fileKey, next block.Generation, f func(tab, newer *table)) error {
+// eachPair calls f for each table of an obsolete file, with the newer one of the same
+// region that is shown, or nil.
+func (t *task) eachPair(key fileKey, f func(tab, newer *table)) error {
 	r := t.r
 	for i := range block.RegionsPerChunk {
 		n := block.Region(int(key.chunk)*block.RegionsPerChunk + i)
@@ -177,7 +233,7 @@ func (t *task) eachPair(key fileKey, next block.Generation, f func(tab, newer *t
 			continue
 		}
 		tab.pins++
-		newer, err := t.loadTable(tableKey{n, next})
+		newer, err := t.shownAbove(n, key.gen)
 		tab.pins--
 		if err != nil {
 			return err
@@ -187,11 +243,11 @@ func (t *task) eachPair(key fileKey, next block.Generation, f func(tab, newer *t
 	return nil
 }
 
-// saveInherited saves the tables of generation next that exist only in memory and in
-// the journal: until they are on disk, recovery makes them from the older file's.
-func (t *task) saveInherited(key fileKey, next block.Generation) error {
+// saveInherited saves the newer tables that are shown and exist only in memory and in the
+// journal: until they are on disk, recovery makes them from the older file's.
+func (t *task) saveInherited(key fileKey) error {
 	var unsaved []*table
-	err := t.eachPair(key, next, func(_, newer *table) {
+	err := t.eachPair(key, func(_, newer *table) {
 		if newer != nil && newer.seq == 0 && newer.dirty {
 			unsaved = append(unsaved, newer)
 		}

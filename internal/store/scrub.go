@@ -123,6 +123,9 @@ func (x *scrubber) step(s scrubStep) (table block.Generation, next, read int, er
 	}
 	if s.at == 0 {
 		x.report.Tables++
+		if err := x.noteLost(tab, s); err != nil {
+			return 0, block.PerRegion, 0, err
+		}
 	}
 	first, count := tab.runAbove(s.at, s.older)
 	if count == 0 {
@@ -131,6 +134,18 @@ func (x *scrubber) step(s scrubStep) (table block.Generation, next, read int, er
 	tab.pins++
 	defer func() { tab.pins-- }()
 	return tab.gen, first + count, count * block.Size, x.compare(tab, s.gen, first, count)
+}
+
+// noteLost reports the blocks of a table that were lost after generation older.
+func (x *scrubber) noteLost(tab *table, s scrubStep) error {
+	for i := range block.PerRegion {
+		if tab.isLost(i) && tab.holders[i] > s.older {
+			if err := x.report.note(x.r.lostBlock("store.Scrub", s.gen, s.region.Start()+block.Index(i))); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // runAbove returns the next blocks from at on, at most settleStep, that were written

@@ -18,6 +18,7 @@ import (
 //	4160 holders, 1024 × u32
 //	8256 slots, 1024 × u16: state in the upper two bits, slot in the lower fourteen
 //	     states: 0 absent, 1 zeroed, 2 data, 3 punched (zeroed, keeps its slot)
+//	     zeroed with slot 16383: lost, see lostEntry
 const (
 	tableMagic   = 0x42545048 // "HPTB"
 	tableVersion = 1
@@ -91,6 +92,17 @@ func (t *table) set(i int, e entry) {
 	t.holders[i] = e.holder
 	t.sums[i] = e.sum
 }
+
+// lostEntry says that what the block held as of generation holder is not known any more:
+// reading it is an error until it is written or zeroed.
+func lostEntry(holder block.Generation) entry {
+	return entry{state: zeroed, slot: slotMask, holder: holder}
+}
+
+func (t *table) isLost(i int) bool { return t.slots[i] == uint16(zeroed)<<14|slotMask }
+
+// holdsNothing reports whether block i reads as zeros.
+func (t *table) holdsNothing(i int) bool { return state(t.slots[i]>>14) != data && !t.isLost(i) }
 
 func (t *table) isUnproven(i int) bool { return t.unproven[i/64]>>(i%64)&1 != 0 }
 func (t *table) setUnproven(i int)     { t.unproven[i/64] |= 1 << (i % 64) }

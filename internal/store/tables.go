@@ -426,30 +426,47 @@ func (r *Replica) chooseCopy(key tableKey, buf []byte) (*table, error) {
 // What a merged file held is found in the next newer file of the chunk. It returns
 // with every holder's file there at that moment: files may go while it loads tables.
 func (t *task) resolve(tab *table) error {
+	r := t.r
 	for {
-		i, into := t.r.unresolved(tab)
+		i, into := r.unresolved(tab)
 		if i < 0 {
 			return nil
 		}
-		at := tab.region.Start() + block.Index(i)
-		if into == 0 || into >= tab.gen {
-			return t.r.corrupt("store", tab.gen, at, "block table", "the file of generation %d is missing", tab.holders[i])
-		}
-		newer, err := t.loadTable(tableKey{tab.region, into})
-		if err != nil {
-			return err
-		}
-		gone := tab.holders[i]
-		if newer == nil || newer.at(i).state != data || newer.holders[i] < gone {
-			return t.r.corrupt("store", tab.gen, at, "block table", "generation %d was merged into %d, which does not have the block", gone, into)
-		}
-		for k := range tab.holders {
-			if e := tab.at(k); e.state == data && e.holder == gone && newer.at(k).state == data {
-				e.holder, e.slot = newer.holders[k], newer.at(k).slot
-				tab.set(k, e)
+		var newer *table
+		if into != 0 && into < tab.gen {
+			var err error
+			if newer, err = t.loadTable(tableKey{tab.region, into}); err != nil {
+				return err
 			}
 		}
+		gone := tab.holders[i]
+		if !tab.replace(gone, newer, r.obsolete(r.chunk(tab.region.Chunk()), tab.gen)) {
+			return r.corrupt("store", tab.gen, tab.region.Start()+block.Index(i), "block table",
+				"the file of generation %d, which has the block, is missing", gone)
+		}
 	}
+}
+
+// replace enters for the blocks that generation gone held, whose file is gone, what newer
+// has: into that one gone was merged, if it was. Where they are not there it reports false,
+// but for an obsolete table, of whose blocks only some are needed: there they are lost.
+func (t *table) replace(gone block.Generation, newer *table, obsolete bool) bool {
+	for i := range t.holders {
+		e := t.at(i)
+		if e.state != data || e.holder != gone {
+			continue
+		}
+		switch {
+		case newer != nil && newer.at(i).state == data && newer.holders[i] > gone:
+			e.holder, e.slot = newer.holders[i], newer.at(i).slot
+		case obsolete:
+			e = lostEntry(gone)
+		default:
+			return false
+		}
+		t.set(i, e)
+	}
+	return true
 }
 
 // unresolved returns a block of tab whose holder's file is gone, and the generation

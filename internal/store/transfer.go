@@ -169,15 +169,32 @@ func (x *transfer) enter() {
 	t := x.table
 	switch {
 	case x.zero:
+		x.bury()
 		for i := range x.count {
 			t.zero(x.first+i, t.gen)
 		}
 	case x.fresh:
+		x.bury()
 		for i, sum := range x.sums {
 			t.set(x.first+i, entry{state: data, slot: x.slot + uint16(i), holder: t.gen, sum: sum})
 		}
 	default:
 		copy(t.sums[x.first:], x.sums)
+	}
+}
+
+// bury notes whose blocks x replaces.
+func (x *transfer) bury() {
+	t := x.table
+	for i := x.first; i < x.first+x.count; {
+		e, n := t.at(i), 1
+		for i+n < x.first+x.count && t.at(i+n).state == e.state && t.holders[i+n] == e.holder {
+			n++
+		}
+		if e.state == data {
+			x.r.died(t.region.Chunk(), e.holder, n)
+		}
+		i += n
 	}
 }
 

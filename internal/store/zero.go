@@ -53,17 +53,17 @@ func (r *Replica) zero(q *Request) {
 	r.end(q, nil)
 }
 
-// zeroRange returns the part of q in region n from its first block with data to its
-// last one.
+// zeroRange returns the part of q in region n from its first block that does not read as
+// zeros to its last one.
 func zeroRange(q *Request, n block.Region, t *table) (first, count int) {
 	if t == emptyTable {
 		return 0, 0
 	}
 	first, count, _ = q.within(n)
-	for count > 0 && t.at(first).state != data {
+	for count > 0 && t.holdsNothing(first) {
 		first, count = first+1, count-1
 	}
-	for count > 0 && t.at(first+count-1).state != data {
+	for count > 0 && t.holdsNothing(first+count-1) {
 		count--
 	}
 	return first, count
