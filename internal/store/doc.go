@@ -20,6 +20,7 @@
 //	regions             the region table, 32 bytes per region, updated in place
 //	journal             the mapping journal, a ring of 4 KiB blocks
 //	chunks/00000012.000003   chunk 12 as of generation 3
+//	lost                only there after a failure: see [Replica.Lost]
 //
 // A chunk file holds the blocks that were written to its chunk during its
 // generation, and a table of what the chunk looks like:
@@ -34,7 +35,7 @@
 // extent each (docs/decisions/0002 has the figures that decided this).
 //
 // The table of a region says for each of its 1024 blocks: the checksum, the state
-// (absent, zero, data), the slot, and the holder, which is the generation whose file
+// (absent, zero, data, lost), the slot, and the holder, which is the generation whose file
 // has the data. A table is complete: a region's first write in a generation copies the
 // table of the generation before. So what a snapshot sees is found with one look-up,
 // and the holder is also the generation of the block's last change.
@@ -59,9 +60,23 @@
 //     a mapping only when the table is durable and the region table demands it.
 //   - A region is marked clean only when its tables are durable.
 //
+// # Damage
+//
+// What is damaged is an error to who reads it, and to nobody else: a block whose data is
+// bad, a region whose record or newest table is, a snapshot's view of a region. Writing a
+// block again heals it. A region with bad metadata takes no write before [Replica.Reset],
+// which gives up what it held, so that it can be filled from another copy.
+//
+// A write or a sync that fails means that the replica lost something that it can't name:
+// it fails for good, notes that in the file lost, and the next process shows what was
+// flushed and says [Replica.Lost].
+//
 // # Limits
 //
-// Per open replica: Options.TablesMax tables in memory (12 KiB each), Options.FilesMax
-// open files, a 4 MiB journal on disk, 32 bytes of region table per 4 MiB of volume in
-// memory. It starts no goroutines; its tasks (see task.go) are coroutines of the owner's.
+// Per open replica: Options.TablesMax tables in memory (11 KiB each; 2048), Options.FilesMax
+// open files (1024), a 4 MiB journal on disk, 16384 views of snapshots remembered (24 bytes
+// each), and 64 bytes for each region of 4 MiB that is ever touched, in groups of 128: 16
+// MiB for a volume of 1 TiB that is full, 8 KiB for an empty one. Each chunk of 64 MiB that
+// has files takes some 200 bytes and 4 for each file. It starts no goroutines; its tasks
+// (see task.go) are coroutines of the owner's, a few at a time.
 package store

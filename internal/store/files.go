@@ -216,7 +216,8 @@ type chunk struct {
 	reserved  int              // slots below this one have space
 	created   bool             // the file's name is not durable yet
 	waiters   reqList
-	err       error // of the last attempt to prepare or grow
+	tasks     []*task // that wait for the end of preparing
+	err       error   // of the last attempt to prepare or grow
 }
 
 // newest returns the newest file's generation that is at most g, or 0.
@@ -277,7 +278,7 @@ func (r *Replica) prepared(n block.Chunk, slots int, q *Request) bool {
 		c.waiters.push(q)
 		if !c.preparing {
 			c.preparing = true
-			r.spawn("prepare", func(t *task) { t.prepare(n, c) })
+			r.spawn("prepare", func(t *task) { _ = t.prepare(n, c) }) // c.waiters get the error
 		}
 		return false
 	}
@@ -306,7 +307,7 @@ func reserveStep(next int) int { return min(max(next, 16), 1024) }
 
 // prepare creates the live generation's file of chunk n, or finds out how far it is
 // filled.
-func (t *task) prepare(n block.Chunk, c *chunk) {
+func (t *task) prepare(n block.Chunk, c *chunk) error {
 	r := t.r
 	gen := r.man.Generation
 	key := fileKey{n, gen}
@@ -346,6 +347,12 @@ func (t *task) prepare(n block.Chunk, c *chunk) {
 	}
 	r.rerun(&c.waiters)
 	c.err = nil
+	tasks := c.tasks
+	c.tasks = nil
+	for _, w := range tasks {
+		w.wake()
+	}
+	return err
 }
 
 // examine finds the first free slot of a live file that an earlier process left, from

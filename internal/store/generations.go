@@ -192,8 +192,8 @@ type RegionInfo struct {
 // most limit. One whose record is damaged counts as dirty.
 func (r *Replica) Regions(from block.Region, limit int) (list []RegionInfo) {
 	r.regions.each(func(n block.Region, rg *region) bool {
-		if n >= from && (rg.record != (record{}) || rg.damaged) {
-			list = append(list, RegionInfo{n, rg.epoch, rg.since != 0 || rg.damaged})
+		if n >= from && (rg.record != (record{}) || rg.damaged()) {
+			list = append(list, RegionInfo{n, rg.epoch, rg.since != 0 || rg.damaged()})
 		}
 		return len(list) < limit
 	})
@@ -224,6 +224,9 @@ func (t *task) cloneTo(gen block.Generation, dir string, spec Spec) error {
 	if !slices.Contains(r.man.Snapshots, gen) {
 		return r.deleted(gen)
 	}
+	if err := r.whole(gen); err != nil {
+		return err
+	}
 	if err := t.saveUpTo(gen); err != nil {
 		return err
 	}
@@ -235,6 +238,18 @@ func (t *task) cloneTo(gen block.Generation, dir string, spec Spec) error {
 		return fault.E("store.Clone", fault.Invalid, spec.Volume, err)
 	}
 	return t.cloneInto(c, dir, gen)
+}
+
+// whole returns an error if there is a region whose view as of gen can't be believed: a
+// clone would not know.
+func (r *Replica) whole(gen block.Generation) (err error) {
+	r.regions.each(func(n block.Region, rg *region) bool {
+		if err = rg.bad(); err == nil && gen < rg.lost {
+			err = r.lostRegion(n, gen)
+		}
+		return err == nil
+	})
+	return err
 }
 
 // saveUpTo makes sure that what generation gen sees is in files, not only in memory

@@ -79,10 +79,10 @@ type RegionRange struct {
 // Regions lists what the region table says of the regions that were ever written.
 func (i *Inspection) Regions() (list []RegionRange) {
 	i.r.regions.each(func(n block.Region, rg *region) bool {
-		if rg.record == (record{}) && rg.bad == nil {
+		if rg.record == (record{}) && rg.bad() == nil {
 			return true
 		}
-		x := RegionRange{First: n, Count: 1, Epoch: rg.epoch, Dirty: rg.since, Table: rg.tableGen, Bad: rg.bad != nil}
+		x := RegionRange{First: n, Count: 1, Epoch: rg.epoch, Dirty: rg.since, Table: rg.tableGen, Bad: rg.bad() != nil}
 		if len(list) > 0 {
 			last := &list[len(list)-1]
 			x.First, x.Count = last.First, last.Count
@@ -218,12 +218,12 @@ func (i *Inspection) readRegions(t *task) error {
 		}
 	}
 	rt.each(func(n block.Region, rg *region) bool {
-		if rg.record != (record{}) || rg.bad != nil {
+		if rg.record != (record{}) || rg.bad() != nil {
 			i.report.Regions++
 		}
-		if rg.bad != nil {
+		if rg.bad() != nil {
 			i.report.add(Finding{Damage: true, What: "region record", File: "regions", Extent: i.blocks(n),
-				Detail: detail(rg.bad), Cure: cureRegion})
+				Detail: detail(rg.bad()), Cure: cureRegion})
 		}
 		return true
 	})

@@ -144,7 +144,7 @@ func (x *checker) checkRecord(n block.Region, k int) {
 	if rg == nil {
 		rg = new(region)
 	}
-	if rg.bad != nil {
+	if rg.bad() != nil {
 		return // reported
 	}
 	newest, err := newestTable(x.files, k)

@@ -199,8 +199,10 @@ func (i *Inspection) find(t *task, n block.Region, gen block.Generation) (*table
 	if gen = r.shown(gen); !r.man.live(gen) {
 		return nil, nil, fault.E("store.Inspect", fault.NotFound, r.man.Volume, fmt.Errorf("generation %d does not exist", gen))
 	}
-	if rg := r.regions.peek(n); rg != nil && rg.bad != nil {
-		return nil, nil, rg.bad
+	if rg := r.regions.peek(n); rg != nil && rg.bad() != nil {
+		return nil, nil, rg.bad()
+	} else if rg != nil && gen < rg.lost {
+		return nil, nil, r.lostRegion(n, gen)
 	}
 	return view(i.load(t, n.Chunk()), n.InChunk(), gen)
 }

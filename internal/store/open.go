@@ -331,8 +331,8 @@ func (r *Replica) decodeRecords(i int, b []byte) {
 			return
 		}
 		rec, err := decodeRecord(b[j*recordSize:], n)
-		if err == nil && (rec.since > r.man.Generation || rec.tableGen > r.man.Generation) {
-			err = fmt.Errorf("record of region %d: generations %d and %d are above %d", n, rec.since, rec.tableGen, r.man.Generation)
+		if top := max(rec.since, rec.tableGen, rec.lost); err == nil && top > r.man.Generation {
+			err = fmt.Errorf("record of region %d: generation %d is above %d", n, top, r.man.Generation)
 		}
 		if err == nil && rec == (record{}) {
 			continue

@@ -15,7 +15,9 @@ import (
 //	12  table generation u32: the chunk file that has the newest table, 0 none
 //	16  table sequence u32: the newest table has at least this one, and exactly this
 //	    one when the region is clean
-//	20  reserved u64
+//	20  lost u32: what generations before this one show of the region can't be believed,
+//	    0 none; see Replica.Reset
+//	24  reserved u32
 //	28  checksum u32 of the 28 bytes before and the region number
 //
 // 32 zero bytes are the record of a region that was never written.
@@ -34,6 +36,7 @@ type record struct {
 	since    block.Generation // dirty since; 0 clean
 	tableGen block.Generation
 	tableSeq uint32
+	lost     block.Generation // generations before this one are lost here
 }
 
 func (r record) encode(b []byte, region block.Region) {
@@ -46,6 +49,7 @@ func (r record) encode(b []byte, region block.Region) {
 	le.PutUint32(b[8:], uint32(r.since))
 	le.PutUint32(b[12:], uint32(r.tableGen))
 	le.PutUint32(b[16:], r.tableSeq)
+	le.PutUint32(b[20:], uint32(r.lost))
 	le.PutUint32(b[28:], recordSum(b, region))
 }
 
@@ -64,7 +68,7 @@ func decodeRecord(b []byte, region block.Region) (record, error) {
 	if got, want := recordSum(b, region), le.Uint32(b[28:]); got != want {
 		return record{}, fmt.Errorf("record of region %d: checksum %08x, want %08x", region, got, want)
 	}
-	if le.Uint64(b[20:]) != 0 {
+	if le.Uint32(b[24:]) != 0 {
 		return record{}, fmt.Errorf("record of region %d: made by a newer version; upgrade holdfast", region)
 	}
 	return record{
@@ -72,5 +76,6 @@ func decodeRecord(b []byte, region block.Region) (record, error) {
 		since:    block.Generation(le.Uint32(b[8:])),
 		tableGen: block.Generation(le.Uint32(b[12:])),
 		tableSeq: le.Uint32(b[16:]),
+		lost:     block.Generation(le.Uint32(b[20:])),
 	}, nil
 }

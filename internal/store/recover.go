@@ -90,10 +90,10 @@ func (t *task) openJournal(clean uint64) error {
 func (r *Replica) checkReplay() {
 	for _, key := range r.journal.replay.keys() {
 		rg := r.regions.at(key.region)
-		if rg.bad == nil && rg.since == 0 && rg.tableGen == 0 {
+		if rg.bad() == nil && rg.since == 0 && rg.tableGen == 0 {
 			rg.damage(r.corrupt("store.Open", key.gen, key.region.Start(), "region record", "it says never written, but the journal has first writes"))
 		}
-		if rg.bad != nil {
+		if rg.bad() != nil {
 			delete(r.journal.replay, key)
 		}
 	}
@@ -230,6 +230,9 @@ func (r *Replica) collect(m logged, end uint64) error {
 			}
 		}
 		return nil
+	}
+	if rg := r.regions.peek(m.region()); rg != nil && m.gen < rg.lost {
+		return nil // nobody reads by it
 	}
 	if c := r.chunk(m.chunk); c.newest(m.gen) != m.gen {
 		if m.number <= r.journal.durable && r.man.live(m.gen) {

@@ -10,24 +10,57 @@ import (
 )
 
 // region is what is known of one region in memory: its record as it should be on disk,
-// and its state now.
+// and its state now. There is one for each region that was ever touched, 64 bytes; what
+// few have at a time is in rare.
 type region struct {
 	record
-	damaged   bool    // its record on disk can't be believed, and says so for ever
-	bad       error   // why nothing can be read or written here
-	commit    uint64  // the commit of the region table that makes the record durable
-	table     *table  // of the live generation's view, when it is in memory
-	gone      bool    // known to have no table at all
-	made      uint32  // how many tables it got since the replica was opened
-	loading   bool    // a task is looking for its table
-	suspect   bool    // dirty since before the replica was opened: see settle
-	settling  bool    // a task is about to end that
-	stuck     bool    // that failed: it stays dirty until the replica is opened again
-	settlers  []*task // tasks that wait for it
-	writes    int     // in flight
-	lastWrite uint64  // Replica.writes at the last one
-	waiters   reqList
+	commit    uint64 // the commit of the region table that makes the record durable
+	table     *table // of the live generation's view, when it is in memory
+	lastWrite uint64 // Replica.writes at the last one
+	rare      *rareRegion
+	writes    uint16 // in flight; they don't overlap
+	made      uint16 // how many tables it got since the replica was opened, to see a change
+	gone      bool   // known to have no table at all
+	loading   bool   // a task is looking for its table
+	suspect   bool   // dirty since before the replica was opened: see settle
+	stuck     bool   // settling failed: it stays dirty until the replica is opened again
 }
+
+// rareRegion is what is known of a region that somebody waits for, or that is damaged.
+type rareRegion struct {
+	bad      error   // why nothing can be read or written here
+	damaged  bool    // its record on disk can't be believed, and says so until it is reset
+	settling bool    // a task is about to end that the region is suspect
+	settlers []*task // tasks that wait for it
+	waiters  reqList
+}
+
+// rarely returns what few regions have, to be changed. It is kept until tidy
+// finds nothing in it.
+func (rg *region) rarely() *rareRegion {
+	if rg.rare == nil {
+		rg.rare = new(rareRegion)
+	}
+	return rg.rare
+}
+
+// tidy drops what rarely made, if nothing is in it.
+func (rg *region) tidy() {
+	if x := rg.rare; x != nil && x.bad == nil && !x.damaged && !x.settling && len(x.settlers) == 0 && x.waiters.empty() {
+		rg.rare = nil
+	}
+}
+
+// bad returns why nothing can be read or written in the region, or nil.
+func (rg *region) bad() error {
+	if rg.rare == nil {
+		return nil
+	}
+	return rg.rare.bad
+}
+
+// damaged reports whether the record of the region on disk can't be believed.
+func (rg *region) damaged() bool { return rg.rare != nil && rg.rare.damaged }
 
 // regionTable is the file `regions`: which regions may have checksums that are older
 // than the data, and which epoch wrote to them last. Changes are committed in groups:
@@ -173,7 +206,7 @@ func (r *Replica) encodeRecords(i int, b []byte) {
 		return
 	}
 	for j := range recs {
-		if recs[j].damaged {
+		if recs[j].damaged() {
 			copy(b[j*recordSize:], damagedRecord[:])
 			continue
 		}
@@ -184,7 +217,8 @@ func (r *Replica) encodeRecords(i int, b []byte) {
 // damage notes that the record of region n can't be believed. Neighbours that are
 // written again must not make it look like one that was never written.
 func (rg *region) damage(err error) {
-	rg.damaged, rg.bad, rg.record = true, err, record{}
+	x := rg.rarely()
+	x.damaged, x.bad, rg.record = true, err, record{}
 }
 
 // committed goes on after a commit. One that failed for lack of space fails those who

@@ -147,7 +147,9 @@ func (r *Replica) failWaiters() {
 	err := r.broken
 	r.failAll(&r.regions.waiters, err)
 	for _, n := range slices.Sorted(maps.Keys(r.regions.waiting)) {
-		r.failAll(&r.regions.waiting[n].waiters, err)
+		rg := r.regions.waiting[n]
+		r.failAll(&rg.rarely().waiters, err)
+		rg.tidy()
 	}
 	clear(r.regions.waiting)
 	for _, n := range slices.Sorted(maps.Keys(r.chunks)) {

@@ -140,7 +140,7 @@ func (r *Replica) toSave() (tables []*table, regions []block.Region) {
 	*list = slices.DeleteFunc(*list, func(n block.Region) bool { return r.regions.at(n).since == 0 })
 	for _, n := range *list {
 		rg := r.regions.at(n)
-		if rg.lastWrite > r.saver.mark || rg.writes > 0 || rg.bad != nil || rg.stuck {
+		if rg.lastWrite > r.saver.mark || rg.writes > 0 || rg.bad() != nil || rg.stuck {
 			continue
 		}
 		regions = append(regions, n)

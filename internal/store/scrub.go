@@ -59,8 +59,8 @@ func (x *scrubber) run() error {
 		rg := r.regions.peek(n)
 		c := r.chunks[n.Chunk()]
 		switch {
-		case rg != nil && rg.bad != nil:
-			if err := x.report.note(rg.bad); err != nil {
+		case rg != nil && rg.bad() != nil:
+			if err := x.report.note(rg.bad()); err != nil {
 				return err
 			}
 		case c != nil && len(c.gens) > 0 || rg != nil && rg.record != record{}:

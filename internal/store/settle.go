@@ -4,24 +4,26 @@ import (
 	"slices"
 
 	"github.com/holdfast-io/holdfast/internal/block"
+	"github.com/holdfast-io/holdfast/internal/fault"
 	"github.com/holdfast-io/holdfast/internal/host"
 )
 
 // settle makes q wait until region n's checksums are right again.
 func (r *Replica) settle(n block.Region, rg *region, q *Request) {
-	rg.waiters.push(q)
+	rg.rarely().waiters.push(q)
 	r.regions.waiting[n] = rg
-	if rg.settling {
+	if rg.rare.settling {
 		return
 	}
 	r.spawn("settle", func(t *task) {
 		err := t.settleRegion(n, rg)
 		delete(r.regions.waiting, n)
 		if err != nil {
-			r.failFirst(&rg.waiters, err)
-			return
+			r.failFirst(&rg.rarely().waiters, err)
+		} else {
+			r.rerun(&rg.rarely().waiters)
 		}
-		r.rerun(&rg.waiters)
+		rg.tidy()
 	})
 }
 
@@ -30,21 +32,23 @@ func (r *Replica) settle(n block.Region, rg *region, q *Request) {
 // block's checksum is corrected only if nobody changed the entry while it was read.
 func (t *task) settleRegion(n block.Region, rg *region) error {
 	r := t.r
-	for rg.settling && r.broken == nil {
-		rg.settlers = append(rg.settlers, t)
+	for rg.rarely().settling && r.broken == nil {
+		rg.rare.settlers = append(rg.rare.settlers, t)
 		t.park()
 	}
 	if !rg.suspect || r.broken != nil {
+		rg.tidy()
 		return r.broken
 	}
-	rg.settling = true
+	rg.rare.settling = true
 	defer func() {
-		rg.settling = false
-		settlers := rg.settlers
-		rg.settlers = nil
+		rg.rare.settling = false
+		settlers := rg.rare.settlers
+		rg.rare.settlers = nil
 		for _, w := range settlers {
 			w.wake()
 		}
+		rg.tidy()
 	}()
 	settled := make(map[block.Generation]bool)
 	for {
@@ -65,7 +69,7 @@ func (t *task) settleRegion(n block.Region, rg *region) error {
 	}
 	rg.suspect = false
 	delete(r.regions.waiting, n)
-	r.rerun(&rg.waiters) // whoever did the settling
+	r.rerun(&rg.rarely().waiters) // whoever did the settling
 	return nil
 }
 
@@ -88,6 +92,10 @@ func (t *task) nextToSettle(n block.Region, rg *region, settled map[block.Genera
 			continue
 		}
 		tab, err := t.loadTable(tableKey{n, g})
+		if fault.Is(err, fault.Corrupt) { // reported to who reads by it; nothing can be settled
+			settled[g] = true
+			continue
+		}
 		if tab != nil || err != nil {
 			return tab, err
 		}
@@ -158,7 +166,7 @@ func (r *Replica) settleReplay() {
 				return
 			}
 			if _, err := t.loadTable(key); err != nil {
-				r.regions.at(key.region).bad = err // from now on every access reports it
+				r.regions.at(key.region).rarely().bad = err // from now on every access reports it
 				delete(r.journal.replay, key)
 			}
 		}

@@ -117,8 +117,12 @@ func (r *Replica) findView(n block.Region, gen block.Generation, q *Request) *ta
 		}
 		rg = r.regions.at(n)
 	}
-	if rg.bad != nil {
-		r.end(q, rg.bad)
+	if rg.bad() != nil {
+		r.end(q, rg.bad())
+		return nil
+	}
+	if gen < rg.lost {
+		r.end(q, r.lostRegion(n, gen))
 		return nil
 	}
 	if rg.table != nil && (gen == r.man.Generation || rg.table.gen <= gen) {
@@ -134,7 +138,7 @@ func (r *Replica) findView(n block.Region, gen block.Generation, q *Request) *ta
 			return t
 		}
 	}
-	rg.waiters.push(q)
+	rg.rarely().waiters.push(q)
 	r.regions.waiting[n] = rg
 	if !rg.loading {
 		rg.loading = true
@@ -147,10 +151,11 @@ func (r *Replica) findView(n block.Region, gen block.Generation, q *Request) *ta
 			}
 			delete(r.regions.waiting, n)
 			if err == nil {
-				r.rerun(&rg.waiters)
+				r.rerun(&rg.rarely().waiters)
 			} else {
-				r.failFirst(&rg.waiters, err)
+				r.failFirst(&rg.rarely().waiters, err)
 			}
+			rg.tidy()
 		})
 	}
 	return nil
@@ -212,6 +217,9 @@ func (r *Replica) rememberView(n block.Region, gen, g block.Generation) {
 func (t *task) loadView(n block.Region, gen block.Generation) (*table, error) {
 	r := t.r
 	rg, c := r.regions.at(n), r.chunk(n.Chunk())
+	if gen < rg.lost {
+		return nil, r.lostRegion(n, gen)
+	}
 	for {
 		if gen == r.man.Generation && rg.table != nil {
 			return rg.table, nil
