@@ -1,19 +1,18 @@
 package attach
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/holdfast-io/holdfast/internal/attach/fusectl"
 	"github.com/holdfast-io/holdfast/internal/attach/loopdev"
+	"github.com/holdfast-io/holdfast/internal/attach/mount"
 	"github.com/holdfast-io/holdfast/internal/block"
 	"github.com/holdfast-io/holdfast/internal/fault"
 )
@@ -110,21 +109,11 @@ func awaitGone(ctx context.Context, d loopdev.Found) bool {
 
 // mountsOf returns where loop device n is mounted.
 func mountsOf(n int) (dirs []string, err error) {
-	f, err := os.Open("/proc/self/mountinfo")
-	if err != nil {
-		return nil, err
+	found, err := mount.OfNumber(unix.Mkdev(loopdev.Major, uint32(n)))
+	for _, m := range found {
+		dirs = append(dirs, m.Dir)
 	}
-	defer f.Close()
-	unescape := strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
-	scanner := bufio.NewScanner(f)
-	for scanner.Scan() {
-		// id, parent, major:minor, root, mount point, ...
-		fields := strings.Fields(scanner.Text())
-		if len(fields) > 4 && fields[2] == fmt.Sprintf("%d:%d", loopdev.Major, n) {
-			dirs = append(dirs, unescape.Replace(fields[4]))
-		}
-	}
-	return dirs, scanner.Err()
+	return dirs, err
 }
 
 // sweepLinks removes links to loop devices that are not what the link's name says.
