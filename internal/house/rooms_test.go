@@ -70,10 +70,11 @@ var rooms = []room{
 // testOnly are packages for tests that live under a room. Tests anywhere above the
 // room import them, and so do the rooms beside the house; the product does not.
 var testOnly = map[string]string{
-	"internal/host/simdisk":       "a disk that loses, tears and rots by seed has no place in a product",
-	"internal/host/hosttest":      "the conformance suite imports testing",
-	"internal/wire/link/linktest": "an authority that certifies whoever asks",
-	"internal/state/statetest":    "the conformance suite imports testing",
+	"internal/host/simdisk":        "a disk that loses, tears and rots by seed has no place in a product",
+	"internal/host/hosttest":       "the conformance suite imports testing",
+	"internal/wire/link/linktest":  "an authority that certifies whoever asks",
+	"internal/state/statetest":     "the conformance suite imports testing",
+	"internal/state/etcd/etcdtest": "servers that forget what they were told",
 
 	"internal/placement/placementtest": "it makes up clusters",
 

@@ -274,6 +274,7 @@ func wholeCommits(r *rig) {
 func compacted(r *rig) {
 	start := r.commit(state.Put("/t/a", b("1")))
 	r.commit(state.Put("/t/a", b("2")))
+	r.commit(state.Put("/t/a", b("2"))) // what the last commit did is never forgotten
 	r.Compact()
 	w := r.s.Watch(r.ctx, "/t/", start)
 	if batch := await(r, w, "the watch to end"); !fault.Is(batch.Err, fault.Precondition) {
