@@ -52,13 +52,21 @@ func (w *watch) run(ctx context.Context) {
 
 // follow watches at one member for as long as it is used. An error with a kind ends the
 // watch.
-func (w *watch) follow(ctx context.Context, x *session) error {
-	ctx, cancel := context.WithCancel(clientv3.WithRequireLeader(ctx))
+func (w *watch) follow(watcher context.Context, x *session) error {
+	ctx, cancel := context.WithCancel(clientv3.WithRequireLeader(watcher))
 	defer cancel()
+	// Watch does not return before the member has answered.
+	created := time.AfterFunc(attemptMax, func() { w.store.leave(x) })
+	defer created.Stop()
+	go func() {
+		select {
+		case <-x.over:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
 	answers := x.client.Watch(ctx, w.store.key(w.prefix), clientv3.WithPrefix(), clientv3.WithRev(int64(w.after)+1),
 		clientv3.WithProgressNotify(), clientv3.WithCreatedNotify())
-	created := time.NewTimer(attemptMax)
-	defer created.Stop()
 	for {
 		select {
 		case r, ok := <-answers:
@@ -67,18 +75,9 @@ func (w *watch) follow(ctx context.Context, x *session) error {
 			}
 			created.Stop()
 			w.store.answered(x)
-			if err := w.take(ctx, r); err != nil {
-				return err
-			}
-		case <-created.C:
-			w.store.leave(x)
-			return nil
-		case <-x.over:
-			return w.closed()
+			w.take(watcher, r)
 		case <-w.other:
 			return fault.Errorf("state.Watch", fault.Precondition, "another etcd answers than before")
-		case <-ctx.Done():
-			return nil
 		}
 	}
 }
@@ -95,8 +94,8 @@ func (w *watch) closed() error {
 func (w *watch) failed(ctx context.Context, x *session, r clientv3.WatchResponse) error {
 	err := r.Err()
 	switch {
-	case ctx.Err() != nil:
-		return nil
+	case ctx.Err() != nil: // whoever watches has gone, or the session is over
+		return w.closed()
 	case errors.Is(err, rpctypes.ErrCompacted):
 		return fault.Errorf("state.Watch", fault.Precondition, "what happened after revision %d is forgotten", w.after)
 	case codeOf(err) != 0 && !isAbsence(err):
@@ -107,13 +106,12 @@ func (w *watch) failed(ctx context.Context, x *session, r clientv3.WatchResponse
 }
 
 // take hands on what changed.
-func (w *watch) take(ctx context.Context, r clientv3.WatchResponse) error {
+func (w *watch) take(ctx context.Context, r clientv3.WatchResponse) {
 	if r.IsProgressNotify() {
 		w.after = max(w.after, state.Revision(r.Header.Revision))
-		return nil
 	}
 	if len(r.Events) == 0 {
-		return nil
+		return
 	}
 	b := state.Batch{}
 	for _, e := range r.Events {
@@ -121,15 +119,17 @@ func (w *watch) take(ctx context.Context, r clientv3.WatchResponse) error {
 		b.Events = append(b.Events, ev)
 		b.Revision = ev.Revision
 	}
-	w.after = b.Revision
-	w.send(ctx, b)
-	return nil
+	if w.send(ctx, b) {
+		w.after = b.Revision
+	}
 }
 
-// send hands a batch to whoever watches, unless they have gone.
-func (w *watch) send(ctx context.Context, b state.Batch) {
+// send hands a batch to whoever watches; false when they have gone.
+func (w *watch) send(ctx context.Context, b state.Batch) bool {
 	select {
 	case w.out <- b:
+		return true
 	case <-ctx.Done():
+		return false
 	}
 }
