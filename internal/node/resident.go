@@ -27,6 +27,7 @@ type resident struct {
 	stepping bool
 	inflight int         // operations and promises with the store
 	closing  func(error) // set by close
+	gone     bool        // the store is closed, or being closed
 	self     replica.Self
 }
 
@@ -183,7 +184,8 @@ func (r *resident) close(done func(error)) {
 }
 
 func (r *resident) closeIdle() {
-	if r.inflight == 0 {
+	if r.inflight == 0 && !r.gone {
+		r.gone = true
 		r.store.Close(r.closing)
 	}
 }

@@ -5,7 +5,7 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
-	"io"
+
 	"log/slog"
 	"net"
 	"os"
@@ -120,7 +120,7 @@ func (n *rigNode) start() {
 	l, err := net.Listen("tcp", address)
 	must(t, err)
 	n.address = l.Addr().String()
-	log := slog.New(slog.NewTextHandler(io.Discard, nil))
+	log := slog.New(slog.DiscardHandler)
 	if testing.Verbose() {
 		log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	}
@@ -145,15 +145,32 @@ func (n *rigNode) stop() {
 
 // volume is the rig's volume, attached to a node.
 type volume struct {
-	n *rigNode
-	h *head
-	b *backend
+	n    *rigNode
+	node *Node
+	h    *head
+	b    *backend
 	// stopped gets the reason when the head has stopped.
 	stopped chan error
+	gone    chan struct{} // closed when its node is about to be killed
+}
+
+var errGone = fault.Errorf("rig", fault.Unavailable, "the node is dead")
+
+// die tells the volume's users that its node dies now.
+func (v *volume) die() { close(v.gone) }
+
+// live has f called on the loop of v's node, unless that is about to be killed.
+func (n *rigNode) live(v *volume, f func()) bool {
+	select {
+	case <-v.gone:
+		return false
+	default:
+	}
+	return v.node.loop.Post(f)
 }
 
 func (n *rigNode) attach() *volume {
-	v := &volume{n: n, stopped: make(chan error, 1)}
+	v := &volume{n: n, node: n.Node, gone: make(chan struct{}), stopped: make(chan error, 1)}
 	rec := n.g.record.now()
 	serving := make(chan error, 1)
 	n.do(func() {
