@@ -26,10 +26,14 @@ var all = slices.Concat(
 	hostBenchmarks,
 	storeBenchmarks,
 	cowBenchmarks,
+	deviceBenchmarks,
 	placementBenchmarks,
 )
 
 func main() {
+	if role := os.Getenv(roleEnv); role != "" {
+		os.Exit(play(role))
+	}
 	prefix := flag.String("run", "", "run the benchmark of this `name`, or those below it; empty for all")
 	list := flag.Bool("list", false, "list the benchmarks and exit")
 	results := flag.String("results", "bench/results.json", "merge the figures into this `file`")

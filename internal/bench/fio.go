@@ -18,12 +18,17 @@ type Fio struct {
 	Block int           // bytes of each operation
 	Depth int           // operations in flight
 	Jobs  int           // threads, each with Depth in flight; 0 is 1
+	Sync  bool          // fdatasync after each write
 	Time  time.Duration // how long it runs; whole seconds, at least one
 }
 
 // Run runs the job. Its Cost has no Allocs, and the CPU is fio's.
 func (f Fio) Run(ctx context.Context) (Cost, error) {
-	out, err := exec.CommandContext(ctx, "fio", "--name=raw", "--filename="+f.File, "--rw="+f.Kind,
+	sync := 0
+	if f.Sync {
+		sync = 1
+	}
+	out, err := exec.CommandContext(ctx, "fio", "--name=raw", "--fdatasync="+strconv.Itoa(sync), "--filename="+f.File, "--rw="+f.Kind,
 		"--bs="+strconv.Itoa(f.Block), "--iodepth="+strconv.Itoa(f.Depth), "--numjobs="+strconv.Itoa(max(f.Jobs, 1)),
 		"--ioengine=io_uring", "--direct=1", "--norandommap", "--randrepeat=0", "--allow_file_create=0",
 		"--time_based", "--runtime="+strconv.Itoa(max(int(f.Time/time.Second), 1)), "--thread", "--group_reporting",

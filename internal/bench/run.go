@@ -86,6 +86,9 @@ func (r *Run) Report(f Figure) {
 	r.figures = append(r.figures, f)
 }
 
+// Undo has f called after the run, before what was to be called so far.
+func (r *Run) Undo(f func() error) { r.undo = append(r.undo, f) }
+
 // Logf tells the user how far the benchmark has come.
 func (r *Run) Logf(format string, args ...any) {
 	fmt.Fprintf(r.Log, "%s: %s\n", r.benchmark.Name, fmt.Sprintf(format, args...))
