@@ -26,6 +26,10 @@ import (
 //	policies/<policy>        server: snapshot policies
 //	verdicts/<volume>        control: what it has to say about a volume
 //	cluster                  server: who the cluster is
+//	absences/<id>            control: since when a node or pool has been away
+//	condemned/<replica>      control: a replica that is to be deleted
+//	strays/<replica>         control: a replica that nobody expects
+//	schedules/<policy>/<volume>  control: how far a policy has come with a volume
 //	settings/cluster         server
 //	operations/<id>          who asks or does the work creates it, then who does the work;
 //	                         server marks it canceled; control lets it expire
@@ -52,6 +56,10 @@ var (
 	SnapshotStatuses = Table[*v1.SnapshotStatus]{Root + "snapstatus/"}
 	Policies         = Table[*v1.SnapshotPolicy]{Root + "policies/"}
 	Verdicts         = Table[*statepb.Verdict]{Root + "verdicts/"}
+	Absences         = Table[*statepb.Absence]{Root + "absences/"}
+	Condemned        = Table[*statepb.Condemned]{Root + "condemned/"}
+	Strays           = Table[*statepb.Stray]{Root + "strays/"}
+	ScheduleMarks    = Table[*statepb.ScheduleMark]{Root + "schedules/"}
 	Settings         = Table[*v1.ClusterSettings]{Root + "settings/"}
 	Alive            = Table[*emptypb.Empty]{AlivePrefix}
 	Operations       = Table[*v1.Operation]{Root + "operations/"}

@@ -481,11 +481,12 @@ func (x *Holding) GetProblem() string {
 	return ""
 }
 
-// Absence says since when a node's lease has been over. Written by control, which takes
-// it away when the node is back. Key: absences/<node id>.
+// Absence says since when a node's lease has been over, or a pool has been unusable on a
+// node that is there. Written by control, which takes it away when that is over. Key:
+// absences/<node or pool id>.
 type Absence struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	NodeId        string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	Since         *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=since,proto3" json:"since,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -521,9 +522,9 @@ func (*Absence) Descriptor() ([]byte, []int) {
 	return file_statepb_state_proto_rawDescGZIP(), []int{5}
 }
 
-func (x *Absence) GetNodeId() string {
+func (x *Absence) GetId() string {
 	if x != nil {
-		return x.NodeId
+		return x.Id
 	}
 	return ""
 }
@@ -920,9 +921,9 @@ const file_statepb_state_proto_rawDesc = "" +
 	"\n" +
 	"generation\x18\b \x01(\rR\n" +
 	"generation\x12\x18\n" +
-	"\aproblem\x18\t \x01(\tR\aproblem\"T\n" +
-	"\aAbsence\x12\x17\n" +
-	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x120\n" +
+	"\aproblem\x18\t \x01(\tR\aproblem\"K\n" +
+	"\aAbsence\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x120\n" +
 	"\x05since\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\"^\n" +
 	"\aVerdict\x12\x1b\n" +
 	"\tvolume_id\x18\x01 \x01(\tR\bvolumeId\x126\n" +
