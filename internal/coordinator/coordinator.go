@@ -5,16 +5,24 @@
 // is left out only after the volume's record says so; a read returns the last completed
 // write; requests that overlap take effect in the order in which they came; nothing is
 // served without the leases of all in-sync replicas; after an owner died, no block is
-// shown before the copies agree on it.
+// shown before the copies agree on it; a snapshot shows one moment, on every replica that
+// has it.
 //
 // A [Coordinator] decides, it does nothing: Step takes an event and returns what the
 // world must now do. It reads no clock, starts no goroutine, and does no I/O; the caller
 // owns it and calls it from one goroutine at a time.
+//
+// # Members
+//
+// Events and effects name replicas by a number, the member's, which stays the same while
+// the coordinator lives; it is not the place in the record, which shifts when replicas
+// come and go. Ask [Coordinator.Member] who a number is when it is among Effects.Link.
+// The number of a replica that left the record is given to another one only after the
+// connection has ended.
 package coordinator
 
 import (
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/holdfast-io/holdfast/internal/block"
@@ -36,6 +44,9 @@ type Options struct {
 	Margin float64
 	// ReplicaTimeout is the silence after which a replica is left behind.
 	ReplicaTimeout time.Duration
+	// CleanEvery is how often, at most, replicas are told which regions are the same
+	// everywhere. A region that is written again pays an intent: not too often.
+	CleanEvery time.Duration
 	// QueueMax is how many requests may be accepted and not complete. Submit above it is
 	// the caller's mistake: it must hold back (see Room).
 	QueueMax int
@@ -52,11 +63,18 @@ func (o Options) WithDefaults() Options {
 	if o.ReplicaTimeout == 0 {
 		o.ReplicaTimeout = 3 * time.Second
 	}
+	if o.CleanEvery == 0 {
+		o.CleanEvery = 10 * time.Second
+	}
 	if o.QueueMax == 0 {
 		o.QueueMax = 256
 	}
 	return o
 }
+
+// MembersMax is how many replicas a volume may have, those on their way in or out
+// included.
+const MembersMax = 8
 
 // phase is how far the coordinator has come.
 type phase uint8
@@ -71,24 +89,31 @@ const (
 
 // Coordinator is the state of one attached volume.
 type Coordinator struct {
-	opts  Options
-	phase phase
-	rec   spec.Record
-	why   error // stopped: what requests are answered with
+	opts   Options
+	phase  phase
+	rec    spec.Record // its members are by number; State 0: gone
+	public spec.Record // the same as others know it
+	why    error       // stopped: what requests are answered with
 
-	proposed *spec.Record // a change of the record that is under way
-	members  []member
+	proposed *spec.Record // a change of the record that is under way, members by number
+	carries  *Change      // what proposed is for, if for a Change
+	members  []*member
 	since    time.Duration // when gathering began
 
 	queue  []*Request // accepted, not started, in order
-	active []*Request // started
+	active []*Request // started, in no order
 	slots  []slot
 	free   []int
 	seq    uint64 // makes every id new
+	fx     Effects
+
+	changes []*Change // the first one is under way
+	leave   leaving
 
 	gate    gate
 	copying int // copies in the queue or started
 	lost    error
+	cleaned time.Duration
 	rotate  int
 	stats   Stats
 }
@@ -105,16 +130,30 @@ type Stats struct {
 // slot is what an id in flight stands for.
 type slot struct {
 	request *Request
-	reply   func(now time.Duration, m int, msg wire.Message, fx *Effects) // for everything else
+	reply   reply // for everything else
+	member  int   // that is to reply
 	seq     uint64
 	used    bool
 }
 
+// reply takes the answer to a question; nil when the connection ended first.
+type reply func(now time.Duration, m int, msg wire.Message, fx *Effects)
+
 // New returns a coordinator that will claim the volume of rec.
 func New(rec spec.Record, o Options) *Coordinator {
-	c := &Coordinator{opts: o.WithDefaults(), phase: claiming, rec: rec.Clone()}
-	c.members = make([]member, len(rec.Members))
+	c := &Coordinator{opts: o.WithDefaults(), phase: claiming}
+	c.read(rec)
 	return c
+}
+
+// read takes a record before anything was done with its members.
+func (c *Coordinator) read(rec spec.Record) {
+	c.rec = rec.Clone()
+	c.public = rec.Clone()
+	c.members = nil
+	for range rec.Members {
+		c.members = append(c.members, &member{})
+	}
 }
 
 // Event is something that happened.
@@ -126,10 +165,14 @@ type Tick struct{}
 // Submit accepts a request.
 type Submit struct{ Request *Request }
 
+// Order accepts a change of the volume itself.
+type Order struct{ Change *Change }
+
 // Linked tells that there is a connection to a member, a new one.
 type Linked struct{ Member int }
 
-// Unlinked tells that a connection to a member ended or could not be made.
+// Unlinked tells that a connection to a member ended or could not be made. It is said
+// once for each Link and after each Unlink.
 type Unlinked struct{ Member int }
 
 // Received is an answer of a member. Data of a ReadDone is the coordinator's until the
@@ -148,23 +191,40 @@ type Recorded struct {
 	Err    error
 }
 
-// Detach flushes, gives the leases back, and stops.
+// Detach completes what was accepted, flushes, gives the leases and the volume back, and
+// stops: then Detached is true. Requests that come after it are answered by the stop.
 type Detach struct{}
+
+// Abort stops at once: what is not complete fails. The record still names this owner, and
+// the leases run out by themselves. It is how I/O that can't go on is ended.
+type Abort struct{}
 
 func (Tick) event()     {}
 func (Submit) event()   {}
+func (Order) event()    {}
 func (Linked) event()   {}
 func (Unlinked) event() {}
 func (Received) event() {}
 func (Recorded) event() {}
 func (Detach) event()   {}
+func (Abort) event()    {}
 
-// Effects are what the world must now do. They are valid until the next Step.
+// Effects are what the world must now do, in this order. They are valid until the next
+// Step.
 type Effects struct {
+	Unlink   []int // end the connection to these members, then say Unlinked
 	Send     []Send
 	Link     []int        // make a connection to these members, then say Linked or Unlinked
 	Propose  *spec.Record // compare-and-swap the record from Version-1, then say Recorded
 	Complete []*Request
+	Changed  []*Change // are complete
+}
+
+func (fx *Effects) reset() {
+	clear(fx.Send)
+	clear(fx.Complete)
+	clear(fx.Changed)
+	*fx = Effects{Unlink: fx.Unlink[:0], Send: fx.Send[:0], Link: fx.Link[:0], Complete: fx.Complete[:0], Changed: fx.Changed[:0]}
 }
 
 // Send is a message for a member, on its connection, in order.
@@ -181,33 +241,43 @@ type Send struct {
 
 // Step takes one event and returns what the world must now do.
 func (c *Coordinator) Step(now time.Duration, ev Event) Effects {
-	var fx Effects
-	if _, ok := ev.(Submit); c.phase == stopped && !ok {
-		return fx // it owes nobody anything
+	fx := &c.fx
+	fx.reset()
+	if c.phase == stopped {
+		c.refuse(ev, fx) // it owes nobody anything
+		return *fx
 	}
 	switch ev := ev.(type) {
 	case Tick:
-		c.tick(now, &fx)
+		c.tick(now, fx)
 	case Submit:
-		c.submit(ev.Request, &fx)
+		c.submit(ev.Request, fx)
+	case Order:
+		c.order(now, ev.Change, fx)
 	case Linked:
-		c.linked(now, ev.Member, &fx)
+		c.linked(now, ev.Member, fx)
 	case Unlinked:
-		c.unlinked(now, ev.Member, &fx)
+		c.unlinked(now, ev.Member, fx)
 	case Received:
-		c.received(now, ev, &fx)
+		c.received(now, ev, fx)
 	case Recorded:
-		c.recorded(now, ev, &fx)
+		c.recorded(now, ev, fx)
+	case Detach:
+		c.detach()
+	case Abort:
+		c.stop(fault.E("coordinator", fault.Canceled, c.rec.Volume, fmt.Errorf("the volume's I/O was ended by force")), fx)
 	default:
-		panic(fault.Bug("coordinator: unknown event %T", ev))
+		panic(fault.Bug("coordinator: unknown event"))
 	}
-	c.goOn(now, &fx)
+	c.goOn(now, fx)
 	c.check()
-	return fx
+	return *fx
 }
 
 // Room returns how many more requests may be submitted.
-func (c *Coordinator) Room() int { return c.opts.QueueMax - len(c.queue) - len(c.active) }
+func (c *Coordinator) Room() int {
+	return c.opts.QueueMax - len(c.queue) - len(c.active) - len(c.leave.late)
+}
 
 // Serving reports whether the volume is attached and usable now.
 func (c *Coordinator) Serving(now time.Duration) bool { return c.phase == serving && c.ready(now) }
@@ -220,24 +290,48 @@ func (c *Coordinator) Stopped() error {
 	return nil
 }
 
-// Record returns the record as the coordinator knows it.
-func (c *Coordinator) Record() spec.Record { return c.rec }
+// Detached reports whether the coordinator has stopped because it was told to, with
+// everything written and the record saying so.
+func (c *Coordinator) Detached() bool { return c.phase == stopped && c.leave.stage == gone }
+
+// Record returns the record as the coordinator knows it. It is not to be changed.
+func (c *Coordinator) Record() spec.Record { return c.public }
+
+// Member returns who the member of that number is; its State is 0 when it is in the
+// record no more.
+func (c *Coordinator) Member(m int) spec.Member { return c.rec.Members[m] }
 
 // Stats returns what happened so far.
 func (c *Coordinator) Stats() Stats { return c.stats }
 
+// refuse answers what comes after the stop.
+func (c *Coordinator) refuse(ev Event, fx *Effects) {
+	switch ev := ev.(type) {
+	case Submit:
+		ev.Request.reset()
+		c.complete(ev.Request, c.why, fx)
+	case Order:
+		c.changed(ev.Change, c.why, fx)
+	}
+}
+
 func (c *Coordinator) submit(q *Request, fx *Effects) {
-	q.need, q.acked, q.tried, q.done, q.Err = 0, 0, 0, false, nil
+	q.reset()
 	switch {
-	case c.phase == stopped:
-		c.complete(q, c.why, fx)
 	case c.Room() <= 0:
 		c.complete(q, fault.E("coordinator.Submit", fault.Busy, c.rec.Volume, fmt.Errorf("%d requests are waiting", c.opts.QueueMax)), fx)
-	case q.Op != Flush && (q.Extent.Empty() || q.Extent.End() > block.Index(c.rec.Size/block.Size)):
+	case c.invalid(q):
 		c.complete(q, fault.E("coordinator.Submit", fault.Invalid, c.rec.Volume, fmt.Errorf("blocks %v leave the volume", q.Extent)), fx)
+	case c.leave.stage != staying:
+		c.leave.late = append(c.leave.late, q)
 	default:
 		c.queue = append(c.queue, q)
 	}
+}
+
+func (c *Coordinator) invalid(q *Request) bool {
+	blocks := block.Index(c.rec.Size / block.Size)
+	return q.Op != Flush && (q.Extent.Empty() || q.Extent.Start >= blocks || q.Extent.End() > blocks)
 }
 
 func (c *Coordinator) complete(q *Request, err error, fx *Effects) {
@@ -248,22 +342,26 @@ func (c *Coordinator) complete(q *Request, err error, fx *Effects) {
 // stop ends everything: the volume belongs to somebody else, or to nobody.
 func (c *Coordinator) stop(why error, fx *Effects) {
 	c.phase, c.why = stopped, why
-	for _, q := range append(c.active, c.queue...) {
-		if q.copy == nil {
-			c.complete(q, why, fx)
+	for _, list := range [][]*Request{c.active, c.queue, c.leave.late} {
+		for _, q := range list {
+			if !q.internal() {
+				c.complete(q, why, fx)
+			}
 		}
 	}
-	c.active, c.queue, c.proposed = nil, nil, nil
-	for m := range c.members {
-		c.members[m].asked = nil
+	for _, ch := range c.changes {
+		if !ch.over {
+			c.changed(ch, why, fx)
+		}
 	}
+	c.active, c.queue, c.leave.late, c.changes, c.proposed, c.carries = nil, nil, nil, nil, nil, nil
 	for i := range c.slots {
 		c.slots[i] = slot{seq: c.slots[i].seq}
 	}
 }
 
-// id hands out a number for a message to member m; the answer comes to the slot's
-// owner, and to nobody after release.
+// take hands out a number for messages; the answers come to the slot's owner, and to
+// nobody after release.
 func (c *Coordinator) take(s slot) int {
 	c.seq++
 	s.seq, s.used = c.seq, true
@@ -295,15 +393,26 @@ func (c *Coordinator) send(m, i int, msg wire.Message, fx *Effects) {
 }
 
 // ask sends msg to member m and has its answer, or nil when the connection ends first,
-// passed to reply.
-func (c *Coordinator) ask(m int, msg wire.Message, fx *Effects, reply func(time.Duration, int, wire.Message, *Effects)) {
-	i := c.take(slot{reply: reply})
-	c.members[m].asked = append(c.members[m].asked, i)
+// passed to then.
+func (c *Coordinator) ask(m int, msg wire.Message, fx *Effects, then reply) {
+	i := c.take(slot{reply: then, member: m})
+	c.members[m].asks++
 	c.send(m, i, msg, fx)
 }
 
+// asked takes the question in slot i back; its reply is the caller's to use.
+func (c *Coordinator) asked(i int) reply {
+	then := c.slots[i].reply
+	c.members[c.slots[i].member].asks--
+	c.release(i)
+	return then
+}
+
 func (c *Coordinator) received(now time.Duration, ev Received, fx *Effects) {
-	m := &c.members[ev.Member]
+	m := c.members[ev.Member]
+	if !m.linked {
+		return // it was unlinked, and this was on its way
+	}
 	m.heard = now
 	i := int(ev.ID & (1<<slotBits - 1))
 	if i >= len(c.slots) || !c.slots[i].used || c.id(i) != ev.ID {
@@ -317,10 +426,7 @@ func (c *Coordinator) received(now time.Duration, ev Received, fx *Effects) {
 		c.answered(now, ev.Member, q, ev.Msg, fx)
 		return
 	}
-	reply := c.slots[i].reply
-	m.asked = slices.DeleteFunc(m.asked, func(x int) bool { return x == i })
-	c.release(i)
-	reply(now, ev.Member, ev.Msg, fx)
+	c.asked(i)(now, ev.Member, ev.Msg, fx)
 }
 
 // fenced stops the coordinator: a replica has promised a higher epoch than the record

@@ -15,7 +15,7 @@ func (c *Coordinator) Debug(now time.Duration) string {
 		len(c.queue), len(c.active), c.copying, c.gate.count(), len(c.gate.wanted))
 	for m, x := range c.members {
 		fmt.Fprintf(&b, "member %d: %v since %d, linked %v, promised %d, lease for %v, silent for %v, bad %v, %d questions\n",
-			m, c.rec.Members[m].State, c.rec.Members[m].Since, x.linked, x.promised, x.lease-now, now-x.heard, x.bad, len(x.asked))
+			m, c.rec.Members[m].State, c.rec.Members[m].Since, x.linked, x.promised, x.lease-now, now-x.heard, x.bad, x.asks)
 		if s := x.sync; s != nil {
 			fmt.Fprintf(&b, "  catches up from %d: asked %v, listed %v, %d regions left, busy %v, flushed %v, done %v, failed %v\n",
 				s.source, s.asked, s.listed, len(s.todo), s.busy, s.flushed, s.done, s.failed)

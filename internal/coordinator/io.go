@@ -21,12 +21,17 @@ func (c *Coordinator) startQueued(now time.Duration, fx *Effects) {
 			waiting = append(waiting, q)
 			continue
 		}
-		q.slot = c.take(slot{request: q})
-		c.active = append(c.active, q)
-		c.start(q, fx)
+		c.begin(q, fx)
 	}
 	clear(c.queue[len(waiting):])
 	c.queue = waiting
+}
+
+// begin starts a request.
+func (c *Coordinator) begin(q *Request, fx *Effects) {
+	q.slot = c.take(slot{request: q})
+	c.active = append(c.active, q)
+	c.start(q, fx)
 }
 
 // mustWait reports whether q has to wait for requests before it: those that are active,
@@ -68,7 +73,7 @@ func (c *Coordinator) start(q *Request, fx *Effects) {
 	}
 	for m := range c.members {
 		switch {
-		case c.inSync(m) || q.changes() && c.takesWrites(m):
+		case c.inSync(m) || q.changes() && c.takesWrites(m) || q.Op == Flush && c.countsSoon(m):
 			q.need.add(m)
 			c.sendRequest(q, m, fx)
 		case q.changes() && c.members[m].sync != nil:
@@ -248,22 +253,31 @@ func (c *Coordinator) finished(now time.Duration, q *Request, fx *Effects) bool 
 		if c.lost != nil {
 			q.Err, c.lost = c.lost, nil
 		} else {
-			c.clean(fx)
+			c.clean(now, q.own, fx)
 		}
 	}
 	c.release(q.slot)
+	if q.own {
+		q.done = true
+		return true
+	}
 	fx.Complete = append(fx.Complete, q)
 	return true
 }
 
 // clean tells all in-sync members, after a flush of all of them, that they are the same
-// but for what was written since.
-func (c *Coordinator) clean(fx *Effects) {
-	if c.gate.count() > 0 && !fault.Planted("clean too early") {
+// but for what was written since. Not after every flush: a region that is written again
+// after it became clean costs an intent.
+func (c *Coordinator) clean(now time.Duration, always bool, fx *Effects) {
+	if c.gate.count() > 0 && !fault.Planted("clean while gates are closed") {
 		return // not the same yet
 	}
+	if !always && c.cleaned != 0 && now-c.cleaned < c.opts.CleanEvery {
+		return
+	}
+	c.cleaned = now
 	for m := range c.members {
-		if x := &c.members[m]; c.inSync(m) && x.mark != 0 && len(x.asked) < askedMax {
+		if x := c.members[m]; c.inSync(m) && x.mark != 0 && x.asks < askedMax {
 			c.ask(m, &wire.Clean{Epoch: c.rec.Epoch, Mark: x.mark}, fx, func(time.Duration, int, wire.Message, *Effects) {})
 			x.mark = 0
 		}

@@ -2,6 +2,7 @@ package coordinator
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/holdfast-io/holdfast/internal/block"
@@ -14,6 +15,7 @@ import (
 type member struct {
 	linking bool // a connection is being made
 	linked  bool
+	closing bool          // the connection was given up; its end is not told yet
 	retry   time.Duration // when to link, or to ask again
 	opened  *wire.Opened  // what it said of itself on this connection
 	bad     error         // it failed: it must be left behind before anything completes
@@ -27,23 +29,31 @@ type member struct {
 	incarnation uint64 // of the process that has this volume's writes; 0 not known yet
 	boot        uint64
 
-	asked []int // slots of questions that are not answered
-	sync  *syncing
-	mark  uint64 // of its last flush, for Clean
+	asks int // questions that are not answered
+	sync *syncing
+	mark uint64 // of its last flush, for Clean
 }
 
 func (c *Coordinator) inSync(m int) bool { return c.rec.Members[m].State == spec.InSync }
 
+// left reports whether member m is in the record no more.
+func (c *Coordinator) left(m int) bool { return c.rec.Members[m].State == 0 }
+
 // linked begins the conversation on a new connection.
 func (c *Coordinator) linked(now time.Duration, m int, fx *Effects) {
-	x := &c.members[m]
+	x := c.members[m]
+	if x.closing = c.left(m); x.closing { // it left while the connection was made
+		x.linking = false
+		fx.Unlink = append(fx.Unlink, m)
+		return
+	}
 	x.linking, x.linked, x.opened, x.promised, x.asking, x.renewing, x.heard = false, true, nil, 0, false, false, now
 	c.ask(m, &wire.Open{Volume: c.rec.Volume, Replica: c.rec.Members[m].Replica}, fx,
 		func(now time.Duration, m int, msg wire.Message, fx *Effects) { c.openedUp(now, m, msg) })
 }
 
 func (c *Coordinator) openedUp(now time.Duration, m int, msg wire.Message) {
-	x := &c.members[m]
+	x := c.members[m]
 	if msg == nil {
 		return
 	}
@@ -67,26 +77,43 @@ func (c *Coordinator) openedUp(now time.Duration, m int, msg wire.Message) {
 		c.blame(m, fault.E("coordinator", fault.Unavailable, c.rec.Volume, fmt.Errorf("replica %v was restarted", c.rec.Members[m].Replica)))
 	}
 	copied := *o
+	copied.Snapshots = slices.Clone(o.Snapshots)
 	x.opened = &copied
 }
 
-// unlinked forgets the conversation. Answers that are missing will not come.
+// unlinked takes note of the end of a connection.
 func (c *Coordinator) unlinked(now time.Duration, m int, fx *Effects) {
-	x := &c.members[m]
+	x := c.members[m]
 	was := x.linked
-	x.linking, x.linked, x.opened, x.promised, x.asking, x.renewing = false, false, nil, 0, false, false
-	x.retry = now + c.opts.Lease/10
-	asked := x.asked
-	x.asked = nil
-	for _, i := range asked {
-		reply := c.slots[i].reply
-		c.release(i)
-		reply(now, m, nil, fx)
-	}
-	c.abandonSync(m)
-	if was && c.inSync(m) && c.phase >= gating {
+	c.forget(now, m, fx)
+	x.linking, x.closing = false, false
+	x.retry = max(x.retry, now+c.opts.Lease/10)
+	if was && c.inSync(m) && c.phase >= gating && c.leave.stage < releasing {
 		c.blame(m, fault.E("coordinator", fault.Unavailable, c.rec.Volume, fmt.Errorf("the connection to replica %v was lost", c.rec.Members[m].Replica)))
 	}
+}
+
+// unlink gives a connection up: what is still on its way is not for us any more.
+func (c *Coordinator) unlink(now time.Duration, m int, fx *Effects) {
+	x := c.members[m]
+	if !x.linked {
+		return // a connection that is being made is given up when it is there
+	}
+	x.closing = true
+	fx.Unlink = append(fx.Unlink, m)
+	c.forget(now, m, fx)
+}
+
+// forget ends the conversation. Answers that are missing will not come.
+func (c *Coordinator) forget(now time.Duration, m int, fx *Effects) {
+	x := c.members[m]
+	x.linked, x.opened, x.promised, x.asking, x.renewing = false, nil, 0, false, false
+	for i := 0; x.asks > 0 && i < len(c.slots); i++ {
+		if s := &c.slots[i]; s.used && s.request == nil && s.member == m {
+			c.asked(i)(now, m, nil, fx)
+		}
+	}
+	c.abandonSync(m)
 }
 
 // blame notes that a member can't go on.
@@ -113,12 +140,10 @@ func (c *Coordinator) others(m int) int {
 	return n
 }
 
-// settled reports whether every in-sync member has promised the record's epoch, and the
-// record is not about to change.
+// settled reports whether every in-sync member has promised the record's epoch. While a
+// change of the record is under way it goes on as before: until the outcome is known,
+// whoever counts before or after the change must have what is completed.
 func (c *Coordinator) settled() bool {
-	if c.proposed != nil {
-		return false
-	}
 	for i := range c.members {
 		if c.inSync(i) && (c.members[i].promised != c.rec.Epoch || c.members[i].bad != nil) {
 			return false
@@ -137,13 +162,21 @@ func (c *Coordinator) ready(now time.Duration) bool {
 		if c.inSync(i) && now >= c.members[i].lease {
 			return false
 		}
+		if c.promoting(i) && !c.takesWrites(i) {
+			return false
+		}
 	}
 	return true
 }
 
+// promoting reports whether member m may be in sync already, as far as anybody knows.
+func (c *Coordinator) promoting(m int) bool {
+	return c.proposed != nil && m < len(c.proposed.Members) && !c.inSync(m) && c.proposed.Members[m].State == spec.InSync
+}
+
 // promise asks member m to promise the record's epoch.
 func (c *Coordinator) promise(now time.Duration, m int, fx *Effects) {
-	x := &c.members[m]
+	x := c.members[m]
 	x.asking = true
 	epoch := c.rec.Epoch
 	// What this replica promised last was to this node: a lease that it granted and then
@@ -180,7 +213,7 @@ func (c *Coordinator) usable(lease time.Duration) time.Duration {
 
 // renew prolongs the lease of member m.
 func (c *Coordinator) renew(now time.Duration, m int, fx *Effects) {
-	x := &c.members[m]
+	x := c.members[m]
 	x.renewing = true
 	c.ask(m, &wire.Renew{Epoch: c.rec.Epoch, Sequence: uint64(now)}, fx, func(at time.Duration, m int, msg wire.Message, fx *Effects) {
 		x.renewing = false
@@ -195,15 +228,15 @@ func (c *Coordinator) renew(now time.Duration, m int, fx *Effects) {
 
 // tick looks at what time alone can change.
 func (c *Coordinator) tick(now time.Duration, fx *Effects) {
-	if c.phase == stopped || c.phase == claiming {
+	if c.phase == claiming || c.leave.stage >= releasing {
 		return
 	}
 	for m := range c.members {
-		x := &c.members[m]
+		x := c.members[m]
 		if x.linked && x.promised != 0 && !x.renewing && x.promised == c.rec.Epoch && x.lease-now < c.opts.Lease*2/3 {
 			c.renew(now, m, fx)
 		}
-		if c.inSync(m) && x.linked && c.others(m) > 0 && now-x.heard > c.opts.ReplicaTimeout && (x.renewing || x.asking || len(x.asked) > 0) {
+		if c.inSync(m) && x.linked && c.others(m) > 0 && now-x.heard > c.opts.ReplicaTimeout && (x.renewing || x.asking || x.asks > 0) {
 			c.blame(m, fault.E("coordinator", fault.Timeout, c.rec.Volume, fmt.Errorf("replica %v has been silent for %v", c.rec.Members[m].Replica, now-x.heard)))
 		}
 		if c.inSync(m) && !x.linked && c.phase == gathering && now-c.since > c.opts.ReplicaTimeout {

@@ -2,8 +2,10 @@ package coordinator
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
+	"github.com/holdfast-io/holdfast/internal/block"
 	"github.com/holdfast-io/holdfast/internal/fault"
 	"github.com/holdfast-io/holdfast/internal/spec"
 )
@@ -14,6 +16,7 @@ func (c *Coordinator) goOn(now time.Duration, fx *Effects) {
 	if c.phase == stopped {
 		return
 	}
+	c.goOnChange(now, fx)
 	c.changeRecord(fx)
 	if c.phase == claiming {
 		return
@@ -31,129 +34,260 @@ func (c *Coordinator) goOn(now time.Duration, fx *Effects) {
 		c.startJobs(now, fx)
 		c.startQueued(now, fx) // the copies that were put in line
 	}
+	c.goAway(now, fx)
 }
 
 // converse links and asks member m as far as it is not done.
 func (c *Coordinator) converse(now time.Duration, m int, fx *Effects) {
-	x := &c.members[m]
+	x := c.members[m]
 	switch {
-	case now < x.retry:
-	case !x.linked && !x.linking:
+	case now < x.retry || c.left(m) || c.leave.stage >= releasing:
+	case !x.linked && !x.linking && !x.closing:
 		x.linking = true
 		fx.Link = append(fx.Link, m)
-	case x.linked && x.opened != nil && x.bad == nil && !x.asking && x.promised != c.rec.Epoch && c.proposed == nil:
+	case x.linked && x.opened != nil && x.bad == nil && !x.asking && x.promised != c.rec.Epoch:
 		c.promise(now, m, fx)
 	}
 }
 
 // changeRecord proposes the next change that is needed: to own the volume, then to leave
-// failed members behind, then to take back those that have caught up.
+// failed members behind, to take back those that have caught up, and what was ordered; at
+// last to own the volume no more.
 func (c *Coordinator) changeRecord(fx *Effects) {
 	if c.proposed != nil {
 		return
 	}
-	next := c.rec.Clone()
-	changed := false
-	switch c.phase {
-	case claiming:
-		if next.Owner != c.opts.Node {
+	var next spec.Record // a copy of the record once it is to change
+	edit := func() *spec.Record {
+		if next.Version == 0 {
+			next = c.rec.Clone()
+			next.Version++
+		}
+		return &next
+	}
+	inSync := false // whether who counts changes
+	switch {
+	case c.phase == claiming:
+		if edit().Owner != c.opts.Node {
 			next.OwnerSince = c.rec.Epoch + 1
 		}
 		next.Owner, next.Incarnation = c.opts.Node, c.opts.Incarnation
-		changed = true
+		inSync = true
+	case c.leave.stage == recording:
+		edit().Owner, next.Incarnation, next.OwnerSince = block.NodeID{}, 0, 0
+		inSync = true
+	case c.leave.stage == releasing:
 	default:
 		for m := range c.members {
-			x := &c.members[m]
-			switch {
-			case x.bad != nil && c.inSync(m) && c.canSpare(m, next):
-				next.Members[m].State, next.Members[m].Since = spec.Outdated, c.rec.Epoch+1
-				changed = true
-			case x.bad != nil && !c.inSync(m):
-				x.bad = nil // nothing was lost with it; it begins anew
-				c.abandonSync(m)
-				if x.linked {
-					x.promised, x.asking = 0, false
-				}
-			case x.sync != nil && x.sync.done:
-				next.Members[m].State, next.Members[m].Since = spec.InSync, 0
-				changed = true
+			inSync = c.changeState(m, edit) || inSync
+		}
+		if ch := c.current(); ch != nil && ch.wantsRecord() {
+			was := next
+			if err := c.applyTo(ch, edit()); err != nil {
+				next = was
+				c.refuseChange(ch, err, fx)
+			} else {
+				c.carries = ch
+				inSync = inSync || ch.endsCopy(c.rec)
 			}
 		}
 	}
-	if !changed {
+	if next.Version == 0 {
 		return
 	}
-	next.Epoch++
-	next.Version++
+	if c.phase >= serving && c.settled() {
+		next.Settled = c.rec.Epoch
+	}
+	if inSync {
+		next.Epoch++
+		for m := range next.Members {
+			if next.Members[m].Since == sinceNow {
+				next.Members[m].Since = next.Epoch
+			}
+		}
+	}
 	c.proposed = &next
-	fx.Propose = &next
+	out := public(next)
+	fx.Propose = &out
+}
+
+// sinceNow stands for the epoch that a change of the record will bring.
+const sinceNow block.Epoch = 1<<64 - 1
+
+// changeState has member m left behind or taken back, and reports whether it did.
+func (c *Coordinator) changeState(m int, edit func() *spec.Record) bool {
+	x := c.members[m]
+	switch {
+	case x.bad != nil && c.inSync(m) && c.canSpare(m):
+		next := edit()
+		next.Members[m].State, next.Members[m].Since = spec.Outdated, sinceNow
+		return true
+	case x.bad != nil && !c.inSync(m):
+		x.bad = nil // nothing was lost with it; it begins anew
+		c.abandonSync(m)
+		if x.linked {
+			x.promised, x.asking = 0, false
+		}
+	case x.sync != nil && x.sync.done:
+		next := edit()
+		next.Members[m].State, next.Members[m].Since = spec.InSync, 0
+		return true
+	}
+	return false
 }
 
 // canSpare reports whether member m may be left behind: another one that is fit stays
 // in sync. The last one never is: the volume waits for it.
-func (c *Coordinator) canSpare(m int, next spec.Record) bool {
-	for i := range c.members {
-		if i != m && next.Members[i].State == spec.InSync && c.members[i].bad == nil && c.members[i].linked && c.members[i].opened != nil {
+func (c *Coordinator) canSpare(m int) bool {
+	for i, x := range c.members {
+		if i != m && c.inSync(i) && x.bad == nil && x.linked && x.opened != nil {
 			return true
 		}
 	}
 	return false
 }
 
+// public returns the record as others know it: without those who left.
+func public(rec spec.Record) spec.Record {
+	rec = rec.Clone()
+	rec.Members = slices.DeleteFunc(rec.Members, func(m spec.Member) bool { return m.State == 0 })
+	return rec
+}
+
+// seated returns the record with its members where their numbers say.
+func (c *Coordinator) seated(rec spec.Record) spec.Record {
+	list := rec.Members
+	rec = rec.Clone()
+	rec.Members = slices.Clone(c.rec.Members)
+	for m := range rec.Members {
+		rec.Members[m].State = 0
+	}
+	for _, x := range list {
+		c.seat(&rec, x)
+	}
+	return rec
+}
+
+// seat gives a member a number in rec: its own, or that of one which left and is not
+// spoken to any more, or a new one.
+func (c *Coordinator) seat(rec *spec.Record, x spec.Member) {
+	free := -1
+	for m := range rec.Members {
+		if rec.Members[m].Replica == x.Replica {
+			rec.Members[m] = x
+			return
+		}
+		if m < len(c.members) && c.left(m) && rec.Members[m].State == 0 {
+			if y := c.members[m]; !y.linked && !y.linking && !y.closing {
+				free = m
+			}
+		}
+	}
+	if free >= 0 {
+		rec.Members[free] = x
+		return
+	}
+	rec.Members = append(rec.Members, x)
+}
+
 // recorded takes note of what became of a proposal.
 func (c *Coordinator) recorded(now time.Duration, ev Recorded, fx *Effects) {
-	if c.phase == stopped || c.proposed == nil {
+	if c.proposed == nil {
 		return
 	}
 	was := c.proposed
-	c.proposed = nil
+	ours := ev.Record.Owner == was.Owner && ev.Record.Incarnation == was.Incarnation
 	switch {
 	case ev.Err != nil:
-		c.proposed = was // nobody knows: ask again until somebody does
-		fx.Propose = was
+		out := public(*was) // nobody knows: ask again until somebody does
+		fx.Propose = &out
 		return
-	case !ev.OK && c.phase == claiming:
-		c.rec = ev.Record.Clone()
+	case !ev.OK && !(ours && ev.Record.Version >= was.Version) && c.phase == claiming:
+		c.proposed = nil
+		c.read(ev.Record)
 		return
-	case !ev.OK && ev.Record.Owner == c.opts.Node && ev.Record.Incarnation == c.opts.Incarnation:
-		if ev.Record.Version >= was.Version { // it was ours after all
-			c.adopt(now, *was, fx)
+	case ev.OK, ours && ev.Record.Version == was.Version: // it was ours after all
+		c.proposed = nil
+		c.adopt(now, *was, fx)
+		return
+	case ours && ev.Record.Version > was.Version, ev.Record.Owner == c.opts.Node && ev.Record.Incarnation == c.opts.Incarnation:
+		c.proposed = nil
+		if ev.Record.Version > c.rec.Version { // somebody else changed what is ours to change
+			c.carries = nil
+			c.adopt(now, c.seated(ev.Record), fx)
 		}
 		return
-	case !ev.OK:
-		c.stop(fault.E("coordinator", fault.Fenced, c.rec.Volume, fmt.Errorf("the volume was attached to node %v with epoch %d", ev.Record.Owner, ev.Record.Epoch)), fx)
-		return
 	}
-	c.adopt(now, *was, fx)
+	c.stop(fault.E("coordinator", fault.Fenced, c.rec.Volume, fmt.Errorf("the volume was attached to node %v with epoch %d", ev.Record.Owner, ev.Record.Epoch)), fx)
 }
 
 // adopt takes the new record as the truth.
 func (c *Coordinator) adopt(now time.Duration, next spec.Record, fx *Effects) {
 	before := c.rec
-	c.rec = next
+	c.rec, c.public = next, public(next)
+	if c.leave.stage == recording {
+		c.leave.stage = gone
+		c.stop(fault.E("coordinator", fault.Precondition, c.rec.Volume, errDetached), fx)
+		return
+	}
 	if c.phase == claiming {
 		c.phase, c.since = gathering, now
 		return
 	}
-	if c.phase == gating {
+	if c.phase == gating && next.Epoch != before.Epoch {
 		c.phase = gathering // with another set of members: ask them anew
 	}
-	for m := range c.members {
-		x := &c.members[m]
-		switch was, is := before.Members[m].State, next.Members[m].State; {
-		case was == spec.InSync && is != spec.InSync:
-			c.stats.Ejected++
-			x.bad = nil
-			c.abandonSync(m)
-			if x.linked {
-				x.promised, x.asking = 0, false
-			}
-			for _, q := range c.active { // only now may they complete without it
+	for m := range next.Members {
+		was := spec.ReplicaState(0)
+		if m < len(before.Members) && before.Members[m].Replica == next.Members[m].Replica {
+			was = before.Members[m].State
+		}
+		if m == len(c.members) {
+			c.members = append(c.members, &member{})
+		} else if was == 0 && next.Members[m].State != 0 && !c.members[m].closing {
+			*c.members[m] = member{} // another one got the number
+		}
+		c.adoptMember(now, m, was, fx)
+	}
+	for _, q := range c.active { // who neither counts nor catches up any more
+		for m := range c.members {
+			if q.copy == nil && q.changes() && !c.inSync(m) && c.members[m].sync == nil && !q.tried.has(m) {
 				q.need.drop(m)
 			}
-		case was != spec.InSync && is == spec.InSync:
+		}
+	}
+	if ch := c.carries; ch != nil {
+		c.carries = nil
+		c.changeRecorded(ch, fx)
+	}
+}
+
+// adoptMember does what follows from a member's new state.
+func (c *Coordinator) adoptMember(now time.Duration, m int, was spec.ReplicaState, fx *Effects) {
+	x, is := c.members[m], c.rec.Members[m].State
+	if was == is {
+		return
+	}
+	if was == spec.InSync {
+		c.stats.Ejected++
+		for _, q := range c.active { // only now may they complete without it
+			q.need.drop(m)
+		}
+	}
+	switch {
+	case is == spec.InSync:
+		if was == spec.Outdated && x.sync != nil {
 			c.stats.Resynced++
-			x.sync = nil
+		}
+		x.sync = nil
+	default:
+		x.bad = nil
+		c.abandonSync(m)
+		c.unlink(now, m, fx) // it begins anew on a new connection, if at all
+		if was == spec.Outdated {
+			for _, q := range c.active {
+				q.need.drop(m)
+			}
 		}
 	}
 }

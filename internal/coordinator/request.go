@@ -34,21 +34,30 @@ type Request struct {
 	done  bool    // Read: answered, but the leases must be checked first
 	slot  int
 	copy  *copying // not a user's request: a copy that has the extent to itself
+	own   bool     // the coordinator's own flush
 	write wire.Write
 	zero  wire.Zero
 	read  wire.Read
 	flush wire.Flush
 }
 
+// reset makes the request as good as new.
+func (q *Request) reset() {
+	q.need, q.acked, q.tried, q.done, q.Err = 0, 0, 0, false, nil
+}
+
 // changes reports whether the request changes the volume.
 func (q *Request) changes() bool { return q.Op == Write || q.Op == Zero }
+
+// internal reports whether no user waits for it.
+func (q *Request) internal() bool { return q.copy != nil || q.own }
 
 // conflicts reports whether q must wait for o, which came before it.
 func (q *Request) conflicts(o *Request) bool {
 	return (q.changes() || o.changes()) && q.Extent.Overlaps(o.Extent)
 }
 
-// members is a set of members, by their place in the record.
+// members is a set of members, by number.
 type members uint32
 
 func (m members) has(i int) bool { return m>>i&1 != 0 }

@@ -29,8 +29,14 @@ type syncing struct {
 
 // takesWrites reports whether member m, not in sync, gets new writes all the same.
 func (c *Coordinator) takesWrites(m int) bool {
-	x := &c.members[m]
+	x := c.members[m]
 	return x.sync != nil && x.promised == c.rec.Epoch && x.bad == nil
+}
+
+// countsSoon reports whether member m flushes with those that are in sync: what is
+// flushed after its last flush must be durable there too when it counts.
+func (c *Coordinator) countsSoon(m int) bool {
+	return c.takesWrites(m) && c.members[m].sync.flushed
 }
 
 // miss notes that the member did not get a write: its regions are to be copied, again.
@@ -48,6 +54,9 @@ func (c *Coordinator) abandonSync(m int) {
 		return
 	}
 	c.members[m].sync = nil
+	if c.promoting(m) {
+		return // it may count by now: the record will tell
+	}
 	for _, q := range c.active {
 		if q.copy == nil && !c.inSync(m) {
 			q.need.drop(m)
@@ -57,7 +66,7 @@ func (c *Coordinator) abandonSync(m int) {
 
 // catchUp takes the next step with member m, if it is one that catches up.
 func (c *Coordinator) catchUp(now time.Duration, m int, fx *Effects) {
-	x := &c.members[m]
+	x := c.members[m]
 	if c.rec.Members[m].State != spec.Outdated || x.promised != c.rec.Epoch || x.bad != nil || x.opened == nil {
 		return
 	}

@@ -135,6 +135,10 @@ func (h *head) end(why error) {
 
 // perform does what the coordinator wants done.
 func (h *head) perform(fx coordinator.Effects) {
+	for _, m := range fx.Unlink {
+		h.drop(m)
+		h.step(coordinator.Unlinked{Member: m}, nil)
+	}
 	for _, s := range fx.Send {
 		h.send(s)
 	}
@@ -175,8 +179,11 @@ func (h *head) send(s coordinator.Send) {
 
 // link makes a connection to a member.
 func (h *head) link(m int) {
+	for len(h.links) <= m {
+		h.links, h.opening = append(h.links, nil), append(h.opening, 0)
+	}
 	h.drop(m)
-	member := h.coord.Record().Members[m]
+	member := h.coord.Member(m)
 	if member.Node != h.n.o.Node {
 		h.n.peer(member.Node).connect(&remote{h: h, member: m, p: h.n.peer(member.Node)})
 		return

@@ -12,7 +12,6 @@ import (
 	"github.com/holdfast-io/holdfast/internal/coordinator"
 	"github.com/holdfast-io/holdfast/internal/host/simdisk"
 	"github.com/holdfast-io/holdfast/internal/spec"
-	"github.com/holdfast-io/holdfast/internal/store"
 )
 
 var errUnavailable = errors.New("the record can't be asked")
@@ -36,7 +35,9 @@ type cluster struct {
 	faults   int  // per cent of chances that are taken
 	// favourite is a kind of fault that most are of; -1 none. Some faults only show what
 	// is wrong when they come again and again.
-	favourite int
+	favourite  int
+	patience   time.Duration // before a silent replica is left behind
+	cleanEvery time.Duration
 
 	recordDown bool
 	cutRecord  []bool
@@ -45,8 +46,8 @@ type cluster struct {
 	losses     int // how often power was lost
 	deaths     int // how often a process died
 	submitted  int
-	owed       map[uint64]int
 	nextInc    uint64
+	replicas   byte // how many were made
 	sessions   uint64
 }
 
@@ -87,7 +88,7 @@ func Run(seed uint64, trace func(string)) (Result, error) {
 }
 
 func newCluster(seed uint64, trace func(string)) *cluster {
-	c := &cluster{owed: make(map[uint64]int), checks: make(map[*coordinator.Request]check), cuts: make(map[[2]int]bool)}
+	c := &cluster{checks: make(map[*coordinator.Request]check), cuts: make(map[[2]int]bool)}
 	c.rand = rand.New(rand.NewPCG(seed, 0x51a))
 	c.trace = trace
 	c.lease = 300 * time.Millisecond
@@ -97,32 +98,33 @@ func newCluster(seed uint64, trace func(string)) *cluster {
 	c.requests = 100 + c.rand.IntN(400)
 	c.power = c.chance(40)
 	c.faults = c.rand.IntN(100)
-	switch c.favourite = -1; c.rand.IntN(4) {
+	c.patience = c.lease / time.Duration(1<<c.rand.IntN(4))
+	c.cleanEvery = []time.Duration{1, c.lease / 10, c.lease * 4}[c.rand.IntN(3)]
+	switch c.favourite = -1; c.rand.IntN(3) {
 	case 0:
 		c.favourite = 7 // the owner is cut off
 	case 1:
 		c.favourite, c.power = 9, true // the power fails everywhere
 	}
-	count := 1 + c.rand.IntN(3)
+	made, count := 0, 1+c.rand.IntN(3)
+	spare := c.rand.IntN(3)
 	blocks := []int{8, 64, block.PerRegion + 40}[c.rand.IntN(3)]
 	c.model = newModel(blocks)
-	c.cutRecord = make([]bool, count)
+	c.cutRecord = make([]bool, count+spare)
 	c.record = spec.Record{Version: 1, Volume: block.VolumeID{1}, Size: int64(blocks) * block.Size, Epoch: 1}
-	for i := range count {
+	for i := range count + spare {
 		n := &node{c: c, i: i, id: block.NodeID{byte(i + 1)}, rate: 1 + (c.rand.Float64()-0.5)*0.04, boot: 1}
 		n.disk = simdisk.New(simdisk.Options{Seed: c.rand.Uint64(), Schedule: n.schedule})
 		c.nodes = append(c.nodes, n)
-		c.record.Members = append(c.record.Members, spec.Member{Replica: block.ReplicaID{byte(i + 1)}, Node: n.id, State: spec.InSync})
-		store.Create(n.disk, replicaDir, store.Spec{Volume: c.record.Volume, Replica: block.ReplicaID{byte(i + 1)}, Size: c.record.Size}, n.options(),
-			func(err error) {
-				if err != nil {
-					c.found("create: %v", err)
-					return
-				}
-				n.made = true
-				n.start()
-			})
+		n.start()
+		if i < count {
+			c.replicas++
+			id := block.ReplicaID{c.replicas}
+			c.record.Members = append(c.record.Members, spec.Member{Replica: id, Node: n.id, State: spec.InSync})
+			n.create(id, func() { made++ })
+		}
 	}
+	c.run(time.Hour, func() bool { return made == count })
 	c.log("%d nodes, %d blocks, depth %d, %d requests, net %v, disk %v, power %v, faults %d%%", count, blocks, c.depth, c.requests, c.netMax, c.diskMax, c.power, c.faults)
 	return c
 }
@@ -151,7 +153,7 @@ func (c *cluster) chaos() {
 		return
 	}
 	n := c.nodes[c.rand.IntN(len(c.nodes))]
-	kind := c.rand.IntN(10)
+	kind := c.rand.IntN(13)
 	if c.favourite >= 0 && c.chance(70) {
 		kind = c.favourite
 	}
@@ -185,11 +187,15 @@ func (c *cluster) chaos() {
 		c.cutRecord[n.i] = true
 		c.after(c.between(time.Millisecond, c.lease*4), func() { c.cutRecord[n.i] = false })
 	case 6:
-		if n.up && n.replica != nil && c.chance(50) {
+		if n.up && c.chance(50) {
 			c.attach(n) // whether or not somebody else has it
 		}
 	case 7, 8:
 		c.isolateOwner()
+	case 10:
+		c.detach()
+	case 11, 12:
+		c.reconfigure()
 	case 9:
 		if c.power {
 			for _, n := range c.nodes { // a whole room without power
@@ -223,9 +229,9 @@ func (c *cluster) isolateOwner() {
 		c.cutRecord[i] = true
 		c.after(long, func() { c.cutRecord[i] = false })
 		for _, n := range c.nodes {
-			if n != h.node && n.up && n.replica != nil {
+			if n != h.node && n.up {
 				c.after(c.between(time.Millisecond, c.lease), func() {
-					if n.up && n.replica != nil && !c.healed {
+					if n.up && !c.healed {
 						c.attach(n)
 					}
 				})
@@ -245,7 +251,7 @@ func (c *cluster) attachSomewhere() {
 		}
 	}
 	for range c.nodes {
-		if n := c.nodes[c.rand.IntN(len(c.nodes))]; n.up && n.replica != nil {
+		if n := c.nodes[c.rand.IntN(len(c.nodes))]; n.up {
 			c.attach(n)
 			return
 		}
@@ -264,20 +270,8 @@ func (c *cluster) nodeDied(n *node) {
 				k.cutOff()
 			}
 		}
-		if h.node == n { // nobody will ever know what became of its requests
-			for _, tag := range h.owed {
-				c.pendingZeros(tag, -1)
-			}
-			h.owed = nil
-		}
 	}
 	c.forget()
-}
-
-// pendingZeros counts the writes under way that a tag stands for.
-func (c *cluster) pendingZeros(tag uint64, by int) {
-	c.owed[tag] += by
-	c.model.pending[tag] = c.owed[tag] > 0
 }
 
 // forget drops the requests of heads that are gone.
@@ -312,7 +306,7 @@ func (c *cluster) converge() {
 	var settle func()
 	settle = func() {
 		for _, h := range c.heads { // the record went to a head that is gone: whoever is left lost it
-			if h.alive() && h.coord.Serving(h.node.now()) && h.coord.Record().Version < c.record.Version {
+			if h.alive() && h.coord.Serving(h.node.now()) && c.record.Incarnation != h.incarnation {
 				h.end()
 			}
 		}
@@ -343,7 +337,7 @@ func (c *cluster) converge() {
 // well reports whether the volume is served, nobody waits, and all replicas count.
 func (c *cluster) well() bool {
 	for _, h := range c.heads {
-		if h.owns() && h.using == 0 && c.record.InSync() == len(c.nodes) {
+		if h.owns() && h.using == 0 && c.record.InSync() == len(c.record.Members) {
 			return true
 		}
 	}
@@ -365,8 +359,11 @@ func (c *cluster) compare() {
 	}
 	c.run(c.now+300*time.Second, c.well)
 	var contents [][]byte
-	left := len(c.nodes)
+	left := len(c.record.Members)
 	for _, n := range c.nodes {
+		if c.record.Find(n.holds) < 0 {
+			continue
+		}
 		n.content(len(c.model.blocks), func(data []byte, err error) {
 			if err != nil {
 				c.found("%v", err)

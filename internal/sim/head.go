@@ -15,26 +15,31 @@ import (
 
 // head is a coordinator on a node, with a client that uses it.
 type head struct {
-	c     *cluster
-	name  string
-	node  *node
-	life  int
-	coord *coordinator.Coordinator
-	conns []*conn
-	busy  []bool
-	using int // requests of the client that are not complete
-	quiet bool
-	stop  bool
-	read  int      // blocks read at the end
-	owed  []uint64 // writes without an answer
+	c           *cluster
+	name        string
+	node        *node
+	life        int
+	coord       *coordinator.Coordinator
+	conns       []*conn
+	busy        []bool
+	using       int // requests of the client that are not complete
+	quiet       bool
+	stop        bool
+	kept        []int // detaching: the last completed write of each block
+	orders      map[*coordinator.Change]func(error)
+	left        int     // detaching: how often power was lost before; -1 when not
+	read        int     // blocks read at the end
+	owed        []*debt // writes without an answer
+	served      bool
+	incarnation uint64
 }
 
 // attach starts a coordinator on node n, from the record as it is now.
 func (c *cluster) attach(n *node) *head {
-	h := &head{c: c, name: fmt.Sprintf("head %d", len(c.heads)), node: n, life: n.life, busy: make([]bool, len(c.model.blocks))}
+	h := &head{c: c, name: fmt.Sprintf("head %d", len(c.heads)), node: n, life: n.life, left: -1, orders: make(map[*coordinator.Change]func(error)), busy: make([]bool, len(c.model.blocks))}
 	c.nextInc++
-	h.coord = coordinator.New(c.record, coordinator.Options{Node: n.id, Incarnation: c.nextInc, Lease: c.lease, ReplicaTimeout: c.lease})
-	h.conns = make([]*conn, len(c.record.Members))
+	h.incarnation = c.nextInc
+	h.coord = coordinator.New(c.record, coordinator.Options{Node: n.id, Incarnation: c.nextInc, Lease: c.lease, ReplicaTimeout: c.patience, CleanEvery: c.cleanEvery})
 	c.heads = append(c.heads, h)
 	c.log("%s attaches on node %d", h.name, n.i)
 	h.tick()
@@ -45,7 +50,7 @@ func (h *head) alive() bool { return !h.stop && h.node.up && h.node.life == h.li
 
 // owns reports whether the head serves, and the record knows of nobody newer.
 func (h *head) owns() bool {
-	return h.alive() && h.coord.Serving(h.node.now()) && h.coord.Record().Version == h.c.record.Version
+	return h.alive() && h.coord.Serving(h.node.now()) && h.c.record.Incarnation == h.incarnation
 }
 
 // tick drives the coordinator's time and the client.
@@ -56,6 +61,7 @@ func (h *head) tick() {
 	h.step(coordinator.Tick{})
 	if h.coord.Stopped() != nil {
 		h.c.log("%s stops: %v", h.name, h.coord.Stopped())
+		h.stopped()
 		h.end()
 		return
 	}
@@ -102,13 +108,20 @@ func (h *head) readAll(b int) {
 
 func (h *head) step(ev coordinator.Event) {
 	if h.alive() {
-		h.perform(h.coord.Step(h.node.now(), ev))
+		fx := h.coord.Step(h.node.now(), ev)
+		if !h.served && h.coord.Serving(h.node.now()) {
+			h.serves()
+		}
+		h.perform(fx)
 	}
 }
 
 func (h *head) perform(fx coordinator.Effects) {
+	for _, m := range fx.Unlink {
+		h.drop(m)
+	}
 	for _, s := range fx.Send {
-		if k := h.conns[s.Member]; k != nil {
+		if k := h.conn(s.Member); k != nil {
 			k.ask(s.ID, s.Msg)
 		}
 	}
@@ -118,20 +131,42 @@ func (h *head) perform(fx coordinator.Effects) {
 	if fx.Propose != nil {
 		h.c.propose(h, fx.Propose.Clone())
 	}
-	for _, q := range fx.Complete {
+	for _, q := range slices.Clone(fx.Complete) {
 		h.completed(q)
 	}
+	for _, ch := range slices.Clone(fx.Changed) {
+		h.changed(ch)
+	}
+}
+
+// conn returns the connection to member m, or nil.
+func (h *head) conn(m int) *conn {
+	for len(h.conns) <= m {
+		h.conns = append(h.conns, nil)
+	}
+	return h.conns[m]
+}
+
+// drop ends the connection to a member, which the coordinator does not want any more.
+func (h *head) drop(m int) {
+	k := h.conn(m)
+	if k == nil || !k.open {
+		return // its end is about to be told
+	}
+	k.cutOff()
 }
 
 // link makes a connection to a member: it is refused when the process is not there, and
 // takes for ever when the network is cut.
 func (h *head) link(m int) {
-	if old := h.conns[m]; old != nil {
-		old.open = false
+	if old := h.conn(m); old != nil {
+		h.c.found("%s links member %d, which is linked", h.name, m)
+		return
 	}
+	who := h.coord.Member(m).Node
 	var n *node
 	for _, x := range h.c.nodes {
-		if x.id == h.c.record.Members[m].Node {
+		if x.id == who {
 			n = x
 		}
 	}
@@ -144,7 +179,7 @@ func (h *head) link(m int) {
 		switch {
 		case h.c.cut(h.node, n) && h.c.now-began < h.c.lease:
 			h.c.after(50*time.Millisecond, try)
-		case h.c.cut(h.node, n) || !n.up || n.replica == nil:
+		case h.c.cut(h.node, n) || !n.up || n.replica == nil || n.holds != h.coord.Member(m).Replica:
 			h.step(coordinator.Unlinked{Member: m})
 		default:
 			h.c.sessions++
@@ -229,18 +264,53 @@ func (h *head) zero(b, count int) {
 	h.change(&coordinator.Request{Op: coordinator.Zero, Extent: extentOf(b, count)}, 0, b, at)
 }
 
+// debt is a write that nobody has had an answer for.
+type debt struct {
+	tag uint64
+	b   int
+	at  []int // its position in the history of each block
+	old bool  // a younger head serves: what it did is done
+}
+
 // change submits a write or a zeroing, and tells the model what became of it.
 func (h *head) change(q *coordinator.Request, tag uint64, b int, at []int) {
-	h.c.pendingZeros(tag, 1)
-	h.owed = append(h.owed, tag)
+	d := &debt{tag: tag, b: b, at: at}
+	h.owed = append(h.owed, d)
 	h.submit(q, func(q *coordinator.Request) {
 		h.c.log("%s wrote %d to %v: %v", h.name, tag, q.Extent, q.Err)
-		h.c.pendingZeros(tag, -1)
-		h.owed = slices.Delete(h.owed, slices.Index(h.owed, tag), slices.Index(h.owed, tag)+1)
+		if q.Err != nil && h.coord.Stopped() != nil {
+			return // it may have taken effect, or do so until somebody else serves
+		}
+		h.owed = slices.DeleteFunc(h.owed, func(o *debt) bool { return o == d })
 		if q.Err == nil {
-			h.c.model.ack(b, at, tag)
+			h.c.model.ack(b, d.at)
 		}
 	})
+}
+
+// serves notes that the head serves for the first time. What others have under way has
+// taken effect by now or never will, and its own takes effect after what they did.
+func (h *head) serves() {
+	h.served = true
+	h.c.log("%s serves", h.name)
+	for _, o := range h.c.heads {
+		if o != h && o.served {
+			o.settle(true)
+		}
+	}
+	h.settle(false)
+}
+
+// settle puts what the head has under way behind all that others did.
+func (h *head) settle(old bool) {
+	for _, d := range h.owed {
+		if !d.old {
+			d.at, d.old = h.c.model.begin(d.b, len(d.at), d.tag), old
+		}
+	}
+	if !h.alive() || h.coord.Stopped() != nil {
+		h.owed = nil
+	}
 }
 
 func (h *head) get(b, count int) {

@@ -14,9 +14,6 @@ import (
 type model struct {
 	blocks []history
 	tag    uint64
-	// pending are the writes that a living head still owes an answer for: they may take
-	// effect at any moment until then, also after younger ones of another head.
-	pending map[uint64]bool
 }
 
 type history struct {
@@ -26,7 +23,7 @@ type history struct {
 }
 
 func newModel(blocks int) *model {
-	m := &model{blocks: make([]history, blocks), pending: make(map[uint64]bool)}
+	m := &model{blocks: make([]history, blocks)}
 	for i := range m.blocks {
 		m.blocks[i].tags = []uint64{0}
 	}
@@ -46,16 +43,12 @@ func (m *model) begin(b, n int, tag uint64) []int {
 	return at
 }
 
-// ack notes that a write is complete. When a younger one, of another head, was complete
-// before, nobody can say which of the two came last.
-func (m *model) ack(b int, at []int, tag uint64) {
+// ack notes that a write is complete. A younger one, of a head that took over, may have
+// been complete before.
+func (m *model) ack(b int, at []int) {
 	for i, p := range at {
 		h := &m.blocks[b+i]
-		if p < h.acked {
-			h.tags = append(h.tags, tag)
-		} else {
-			h.acked = p
-		}
+		h.acked = max(h.acked, p)
 	}
 }
 
@@ -93,10 +86,6 @@ func (m *model) seen(b, from int, tag uint64) error {
 	h := &m.blocks[b]
 	from = max(from, h.gone)
 	at := slices.Index(h.tags[from-h.gone:], tag)
-	if at < 0 && m.pending[tag] {
-		h.tags = append(h.tags, tag)
-		at = h.end() - 1 - from
-	}
 	if at < 0 {
 		return fmt.Errorf("block %d shows write %d; since the read began it was one of %v (all: %v)", b, tag, h.tags[from-h.gone:], h.tags)
 	}

@@ -13,7 +13,7 @@ import (
 	"github.com/holdfast-io/holdfast/internal/wire"
 )
 
-// node is a machine with one disk and one replica on it.
+// node is a machine with one disk and at most one replica on it.
 type node struct {
 	c    *cluster
 	i    int
@@ -21,7 +21,9 @@ type node struct {
 	disk *simdisk.Disk
 	rate float64 // how fast its clock runs
 
-	made        bool // its replica was created
+	holds       block.ReplicaID // zero: no replica
+	made        bool            // its creation is complete
+	was         bool            // it was in the record
 	up          bool
 	life        int // counts processes: what an earlier one left in the air is dropped
 	boot        uint64
@@ -30,8 +32,6 @@ type node struct {
 	replica     *replica.Replica
 	sessions    map[replica.Session]*conn
 }
-
-const replicaDir = "volume"
 
 func (n *node) now() time.Duration { return time.Duration(float64(n.c.now) * n.rate) }
 
@@ -43,20 +43,44 @@ func (n *node) schedule(delay time.Duration, fire func()) {
 	n.c.after(delay+n.c.between(20*time.Microsecond, n.c.diskMax), fire)
 }
 
+// dir is where the replica lies.
+func (n *node) dir() string { return fmt.Sprintf("replica-%d", n.holds[0]) }
+
+// create makes an empty replica, and calls done when the node serves it.
+func (n *node) create(id block.ReplicaID, done func()) {
+	n.holds, n.made = id, false
+	store.Create(n.disk, n.dir(), store.Spec{Volume: n.c.record.Volume, Replica: id, Size: n.c.record.Size}, n.options(),
+		func(err error) {
+			if err != nil {
+				n.c.found("node %d: create: %v", n.i, err)
+				return
+			}
+			n.c.log("node %d has made replica %d", n.i, id[0])
+			n.made = true
+			n.open()
+			done()
+		})
+}
+
 // start begins a process: it opens the replica, and serves it when that is done.
 func (n *node) start() {
-	if n.up || !n.made {
+	if n.up {
 		return
 	}
 	n.up = true
-	n.life++
 	n.c.nextInc++
 	n.incarnation = n.c.nextInc
 	n.sessions = make(map[replica.Session]*conn)
 	n.c.log("node %d starts, incarnation %d, boot %d", n.i, n.incarnation, n.boot)
-	life := n.life
-	store.Open(n.disk, replicaDir, n.options(), func(r *store.Replica, err error) {
-		if !n.up || n.life != life {
+	if n.holds != (block.ReplicaID{}) {
+		n.open()
+	}
+}
+
+func (n *node) open() {
+	life, holds := n.life, n.holds
+	store.Open(n.disk, n.dir(), n.options(), func(r *store.Replica, err error) {
+		if !n.up || n.life != life || n.holds != holds {
 			return
 		}
 		if err != nil {
@@ -72,14 +96,31 @@ func (n *node) start() {
 	})
 }
 
+// giveUp forgets the replica, which is in the record no more.
+func (n *node) giveUp() {
+	n.c.log("node %d gives replica %d up", n.i, n.holds[0])
+	if n.store != nil {
+		n.store.Abandon()
+	}
+	n.store, n.replica, n.holds = nil, nil, block.ReplicaID{}
+	for s, k := range n.sessions {
+		delete(n.sessions, s)
+		k.cutOff()
+	}
+}
+
 // kill ends the process, and with power the machine's memory.
 func (n *node) kill(power bool) {
 	n.c.log("node %d dies, power %v", n.i, power)
 	n.up = false
+	n.life++
 	if n.store != nil {
 		n.store.Abandon()
 	}
 	n.store, n.replica = nil, nil
+	if !n.made { // nobody was told of the replica
+		n.holds = block.ReplicaID{}
+	}
 	if power {
 		n.disk = n.disk.Crash(simdisk.KeepSome)
 		n.boot++
@@ -110,9 +151,9 @@ func (n *node) perform(fx replica.Effects) {
 		n.storeOp(op)
 	}
 	if fx.Promise != 0 {
-		life := n.life
+		life, was := n.life, n.replica
 		n.store.Promise(fx.Promise, func(err error) {
-			if n.up && n.life == life {
+			if n.up && n.life == life && n.replica == was {
 				n.perform(n.replica.Step(n.now(), replica.PromiseStored{Err: err}))
 			}
 		})
@@ -126,9 +167,9 @@ func (n *node) perform(fx replica.Effects) {
 
 // storeOp performs a request on the store and tells the replica.
 func (n *node) storeOp(op replica.Store) {
-	life := n.life
+	life, was := n.life, n.replica
 	done := func(answer wire.Message, err error) {
-		if !n.up || n.life != life || n.replica == nil {
+		if !n.up || n.life != life || n.replica != was {
 			return
 		}
 		if err != nil && fault.Is(err, fault.Corrupt) {

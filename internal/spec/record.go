@@ -40,7 +40,8 @@ type Member struct {
 
 // Record is what the cluster has agreed on about a volume: who may write, and which
 // copies count. It is changed by compare-and-swap on Version only, and it is changed
-// before anything is done that relies on the change.
+// before anything is done that relies on the change. While a volume is attached only its
+// owner changes it.
 type Record struct {
 	Version     uint64 // of the record, for compare-and-swap
 	Volume      block.VolumeID
@@ -52,11 +53,22 @@ type Record struct {
 	// of that node.
 	OwnerSince block.Epoch
 	Members    []Member
+
+	// Settled is an epoch that every replica which is in sync has promised: one that
+	// knows only of lower ones holds old data, whatever the record says.
+	Settled block.Epoch
+	// Generation is the next one to be given to a snapshot; 0 means 1. Numbers below it
+	// are never given again, so a snapshot that came to nothing leaves a gap.
+	Generation block.Generation
+	// Snapshots are the generations that can be read, ascending. A replica may know
+	// others: they came to nothing, or were deleted while it was away.
+	Snapshots []block.Generation
 }
 
 // Clone returns a copy that shares nothing with r.
 func (r Record) Clone() Record {
 	r.Members = slices.Clone(r.Members)
+	r.Snapshots = slices.Clone(r.Snapshots)
 	return r
 }
 
@@ -69,4 +81,9 @@ func (r Record) InSync() int {
 		}
 	}
 	return n
+}
+
+// Find returns the place of a replica among the members, or -1.
+func (r Record) Find(id block.ReplicaID) int {
+	return slices.IndexFunc(r.Members, func(m Member) bool { return m.Replica == id })
 }
