@@ -10,9 +10,13 @@ import (
 // RecordMessage returns a volume's record as it is stored.
 func RecordMessage(r spec.Record) *statepb.Record {
 	m := &statepb.Record{VolumeId: r.Volume.String(), Version: r.Version, SizeBytes: r.Size, Epoch: uint64(r.Epoch),
-		OwnerIncarnation: r.Incarnation, OwnerSince: uint64(r.OwnerSince)}
+		OwnerIncarnation: r.Incarnation, OwnerSince: uint64(r.OwnerSince),
+		Settled: uint64(r.Settled), Generation: uint32(r.Generation)}
 	if !r.Owner.IsZero() {
 		m.OwnerNodeId = r.Owner.String()
+	}
+	for _, g := range r.Snapshots {
+		m.Snapshots = append(m.Snapshots, uint32(g))
 	}
 	for _, x := range r.Members {
 		m.Members = append(m.Members, &statepb.Member{ReplicaId: x.Replica.String(), NodeId: x.Node.String(),
@@ -24,7 +28,11 @@ func RecordMessage(r spec.Record) *statepb.Record {
 // RecordOf reads what RecordMessage returned; fault.Corrupt when it did not.
 func RecordOf(m *statepb.Record) (spec.Record, error) {
 	r := spec.Record{Version: m.Version, Size: m.SizeBytes, Epoch: block.Epoch(m.Epoch),
-		Incarnation: m.OwnerIncarnation, OwnerSince: block.Epoch(m.OwnerSince)}
+		Incarnation: m.OwnerIncarnation, OwnerSince: block.Epoch(m.OwnerSince),
+		Settled: block.Epoch(m.Settled), Generation: block.Generation(m.Generation)}
+	for _, g := range m.Snapshots {
+		r.Snapshots = append(r.Snapshots, block.Generation(g))
+	}
 	err := r.Volume.UnmarshalText([]byte(m.VolumeId))
 	if err == nil && m.OwnerNodeId != "" {
 		err = r.Owner.UnmarshalText([]byte(m.OwnerNodeId))

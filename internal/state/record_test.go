@@ -16,6 +16,7 @@ func TestRecordIsReadAsItWasWritten(t *testing.T) {
 	detached := spec.Record{Version: 3, Volume: block.VolumeID{1}, Size: 1 << 30, Epoch: 7}
 	attached := detached
 	attached.Owner, attached.Incarnation, attached.OwnerSince = block.NodeID{2}, 9, 5
+	attached.Settled, attached.Generation, attached.Snapshots = 4, 7, []block.Generation{2, 5}
 	attached.Members = []spec.Member{{Replica: block.ReplicaID{3}, Node: block.NodeID{2}, State: spec.InSync},
 		{Replica: block.ReplicaID{4}, Node: block.NodeID{5}, State: spec.Outdated, Since: 6}}
 	for _, r := range []spec.Record{detached, attached} {

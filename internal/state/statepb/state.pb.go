@@ -197,9 +197,10 @@ type Record struct {
 	OwnerNodeId      string                 `protobuf:"bytes,5,opt,name=owner_node_id,json=ownerNodeId,proto3" json:"owner_node_id,omitempty"`
 	OwnerIncarnation uint64                 `protobuf:"varint,6,opt,name=owner_incarnation,json=ownerIncarnation,proto3" json:"owner_incarnation,omitempty"`
 	Members          []*Member              `protobuf:"bytes,7,rep,name=members,proto3" json:"members,omitempty"`
-	Generation       uint32                 `protobuf:"varint,8,opt,name=generation,proto3" json:"generation,omitempty"`                    // the live one
+	Generation       uint32                 `protobuf:"varint,8,opt,name=generation,proto3" json:"generation,omitempty"`                    // the next one to be given to a snapshot
 	Snapshots        []uint32               `protobuf:"varint,9,rep,packed,name=snapshots,proto3" json:"snapshots,omitempty"`               // that exist, ascending
 	OwnerSince       uint64                 `protobuf:"varint,10,opt,name=owner_since,json=ownerSince,proto3" json:"owner_since,omitempty"` // epoch; see spec.Record
+	Settled          uint64                 `protobuf:"varint,11,opt,name=settled,proto3" json:"settled,omitempty"`                         // epoch; see spec.Record
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
 }
@@ -300,6 +301,13 @@ func (x *Record) GetSnapshots() []uint32 {
 func (x *Record) GetOwnerSince() uint64 {
 	if x != nil {
 		return x.OwnerSince
+	}
+	return 0
+}
+
+func (x *Record) GetSettled() uint64 {
+	if x != nil {
+		return x.Settled
 	}
 	return 0
 }
@@ -884,7 +892,7 @@ const file_statepb_state_proto_rawDesc = "" +
 	"replica_id\x18\x01 \x01(\tR\treplicaId\x12\x17\n" +
 	"\anode_id\x18\x02 \x01(\tR\x06nodeId\x12\x17\n" +
 	"\apool_id\x18\x03 \x01(\tR\x06poolId\x12\x18\n" +
-	"\aleaving\x18\x04 \x01(\bR\aleaving\"\xd6\x02\n" +
+	"\aleaving\x18\x04 \x01(\bR\aleaving\"\xf0\x02\n" +
 	"\x06Record\x12\x1b\n" +
 	"\tvolume_id\x18\x01 \x01(\tR\bvolumeId\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\x04R\aversion\x12\x1d\n" +
@@ -900,7 +908,8 @@ const file_statepb_state_proto_rawDesc = "" +
 	"\tsnapshots\x18\t \x03(\rR\tsnapshots\x12\x1f\n" +
 	"\vowner_since\x18\n" +
 	" \x01(\x04R\n" +
-	"ownerSince\"l\n" +
+	"ownerSince\x12\x18\n" +
+	"\asettled\x18\v \x01(\x04R\asettled\"l\n" +
 	"\x06Member\x12\x1d\n" +
 	"\n" +
 	"replica_id\x18\x01 \x01(\tR\treplicaId\x12\x17\n" +
