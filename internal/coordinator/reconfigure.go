@@ -17,7 +17,7 @@ func Reconfigured(rec spec.Record, add []spec.Member, remove []block.ReplicaID) 
 		return rec, fault.E("coordinator.Reconfigured", fault.Busy, rec.Volume, fmt.Errorf("node %v has the volume attached: only its owner may change who holds it", rec.Owner))
 	}
 	next := rec.Clone()
-	if err := members0(&next, add, remove); err != nil {
+	if err := rearrange(&next, add, remove); err != nil {
 		return rec, err
 	}
 	next.Version++
@@ -28,8 +28,8 @@ func Reconfigured(rec spec.Record, add []spec.Member, remove []block.ReplicaID) 
 	return next, nil
 }
 
-// members0 adds and removes members of rec, whose places don't matter.
-func members0(rec *spec.Record, add []spec.Member, remove []block.ReplicaID) error {
+// rearrange adds and removes members of rec, whose places don't matter.
+func rearrange(rec *spec.Record, add []spec.Member, remove []block.ReplicaID) error {
 	if err := mayReconfigure(*rec, add, remove); err != nil {
 		return err
 	}

@@ -25,7 +25,6 @@ type head struct {
 	using       int // requests of the client that are not complete
 	quiet       bool
 	stop        bool
-	kept        []int // detaching: the last completed write of each block
 	orders      map[*coordinator.Change]func(error)
 	left        int     // detaching: how often power was lost before; -1 when not
 	read        int     // blocks read at the end
