@@ -1,0 +1,91 @@
+package control
+
+import (
+	"cmp"
+	"fmt"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	v1 "github.com/holdfast-io/holdfast/api/holdfast/v1"
+	"github.com/holdfast-io/holdfast/internal/state"
+	"github.com/holdfast-io/holdfast/internal/state/statepb"
+)
+
+// liveness notes since when nodes and pools are away, and that they are back. Whoever
+// leads next finds it, so the delay before repair does not begin anew with each leader.
+func (d *decider) liveness() (steps []step) {
+	for _, id := range d.nodes.list() {
+		if s := d.nodeLiveness(id); len(s.ops) > 0 {
+			steps = append(steps, s)
+		}
+	}
+	for _, id := range d.pools.list() {
+		if s := d.poolLiveness(id); len(s.ops) > 0 {
+			steps = append(steps, s)
+		}
+	}
+	for _, id := range d.absences.list() {
+		if d.nodes.value(id) == nil && d.pools.value(id) == nil {
+			steps = append(steps, step{ops: []state.Op{state.Absences.Delete(id, d.absences.entries[id].Revision)}})
+		}
+	}
+	return steps
+}
+
+func (d *decider) nodeLiveness(id string) (s step) {
+	n := d.nodes.value(id)
+	_, alive := d.alive.get(id)
+	away, absent := d.absences.get(id)
+	switch {
+	case !alive && !absent:
+		s.ops = []state.Op{state.Absences.Create(id, d.absence(id)), state.Alive.Require(id, 0)}
+		s.event = nodeEvent(n, "warning", "NodeDown", "it is not heard of any more")
+		if n.Spec.GetMaintenance() {
+			s.event = nodeEvent(n, "info", "NodeDown", "it is down, in maintenance")
+		}
+	case alive && absent:
+		s.ops = []state.Op{state.Absences.Delete(id, away.Revision)}
+		s.event = nodeEvent(n, "info", "NodeUp", "it is there again; it was away since %s", clock(away.Value.Since.AsTime()))
+	}
+	return s
+}
+
+// poolLiveness notes that a pool can't be used although its node is there.
+func (d *decider) poolLiveness(id string) (s step) {
+	p, status := d.pools.value(id), d.poolStatuses.value(id)
+	away, absent := d.absences.get(id)
+	bad := d.up(p.Spec.GetNodeId()) && status != nil && !status.Healthy
+	event := func(severity, reason, format string, args ...any) *v1.Event {
+		e := nodeEvent(d.nodes.value(p.Spec.GetNodeId()), severity, reason, format, args...)
+		e.Object, e.ObjectName = "pool/"+id, p.Meta.GetName()
+		return e
+	}
+	switch {
+	case bad && !absent:
+		s.ops = []state.Op{state.Absences.Create(id, d.absence(id))}
+		s.event = event("error", "PoolTrouble", "it can't be used: %s", poolProblem(status))
+	case !bad && absent && status.GetHealthy():
+		s.ops = []state.Op{state.Absences.Delete(id, away.Revision)}
+		s.event = event("info", "PoolReady", "it can be used again; it could not since %s", clock(away.Value.Since.AsTime()))
+	}
+	return s
+}
+
+func (d *decider) absence(id string) *statepb.Absence {
+	return &statepb.Absence{Id: id, Since: timestamppb.New(d.now)}
+}
+
+func nodeEvent(n *v1.Node, severity, reason, format string, args ...any) *v1.Event {
+	return &v1.Event{Object: "node/" + n.GetMeta().GetId(), ObjectName: cmp.Or(n.GetMeta().GetName(), n.GetMeta().GetId()), Severity: severity, Reason: reason,
+		Message: fmt.Sprintf(format, args...)}
+}
+
+// detach takes an attachment away that somebody wants gone by force.
+func (d *decider) detach(vol state.Entry[*v1.Volume], s *step) {
+	at, ok := d.attachments.get(vol.ID)
+	if !ok || !at.Value.Spec.GetForceDetach() {
+		return
+	}
+	s.ops = []state.Op{state.Attachments.Delete(vol.ID, at.Revision), state.AttachStatuses.Delete(vol.ID, 0)}
+	s.event = d.about(vol.Value, "warning", "ForceDetached", "it was detached by force from node %s; what that node still wants to write is refused", d.nodeName(at.Value.Spec.GetNodeId()))
+}
