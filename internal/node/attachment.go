@@ -9,6 +9,7 @@ import (
 	v1 "github.com/holdfast-io/holdfast/api/holdfast/v1"
 	"github.com/holdfast-io/holdfast/internal/attach"
 	"github.com/holdfast-io/holdfast/internal/attach/fuse"
+	"github.com/holdfast-io/holdfast/internal/attach/mount"
 	"github.com/holdfast-io/holdfast/internal/fault"
 	"github.com/holdfast-io/holdfast/internal/state"
 )
@@ -25,9 +26,13 @@ type attachment struct {
 	show attach.Frontend // nil while there is none
 	said *v1.AttachmentStatus
 
+	left    *attach.Options // of a device that the data process before this one left
+	mounted string          // where the device is mounted by this node; "" nowhere
+
 	mu     sync.Mutex
 	wanted wish
 	leaves bool
+	runs   bool          // of attachments
 	news   chan struct{} // has a value when wanted or leaves changed
 }
 
@@ -78,8 +83,30 @@ func (a *attachment) leaving() bool {
 	return a.leaves
 }
 
+// remember learns what the data process before this one said, and so left.
+func (a *attachment) remember() {
+	for {
+		e, err := state.AttachStatuses.Get(a.d.ctx, a.d.o.Store, a.id)
+		switch {
+		case err == nil && e.Value.NodeId == a.d.o.Node.String():
+			a.said = e.Value
+			if at, found, err := mount.At(e.Value.MountPath); err == nil && found {
+				a.mounted = at.Dir
+			}
+			return
+		case err == nil, fault.Is(err, fault.NotFound), a.d.ctx.Err() != nil:
+			return
+		}
+		select {
+		case <-time.After(retryAttach):
+		case <-a.d.ctx.Done():
+		}
+	}
+}
+
 // run works until nothing is wished for and nothing is left, or this process leaves.
 func (a *attachment) run() {
+	a.remember()
 	look := time.NewTicker(reportAttachment)
 	defer look.Stop()
 	for {
@@ -125,10 +152,14 @@ func (a *attachment) bring(w wish) error {
 	switch {
 	case w.attach == nil && a.show != nil:
 		return a.hide()
-	case w.attach != nil && a.show == nil:
-		return a.present(w)
+	case w.attach == nil:
+		return nil
+	case a.show == nil:
+		if err := a.present(w); err != nil {
+			return err
+		}
 	}
-	return nil
+	return a.mount(w)
 }
 
 // claim starts the head, and waits until it serves.
@@ -179,17 +210,46 @@ func (a *attachment) serves() error {
 	}
 }
 
-// present makes the device, or takes it over.
+// present makes the device that is wished for, or takes it over.
 func (a *attachment) present(w wish) error {
+	return a.serve(attach.Options{Volume: a.head.volume, Name: w.volume.Meta.Name, BlockSize: int(w.volume.Spec.SectorBytes),
+		ReadOnly: w.attach.ReadOnly, NoDiscard: w.volume.Spec.NoDiscard})
+}
+
+// takeOver takes over a device that was left and that nobody wishes for any more, so
+// that what was written through it reaches the volume before it goes.
+func (a *attachment) takeOver() error {
+	if a.head == nil {
+		switch err := a.claim(); {
+		case fault.Is(err, fault.NotFound): // the volume is no more
+			a.log.Warn("taking away the device of a volume that does not exist", "name", a.left.Name)
+			err = a.d.keeper.Remove(a.d.ctx, a.left.Name)
+			if err == nil {
+				a.left = nil
+			}
+			return err
+		case err != nil:
+			return err
+		}
+	}
+	return a.serve(*a.left)
+}
+
+// serve makes the device, or takes it over, once the head serves.
+func (a *attachment) serve(o attach.Options) error {
 	if err := a.serves(); err != nil {
 		return err
 	}
-	o := attach.Options{Loop: a.d.node.loop, Volume: a.head.volume, Node: a.d.o.Node, Name: w.volume.Meta.Name, Size: w.assignment.SizeBytes,
-		BlockSize: int(w.volume.Spec.SectorBytes), ReadOnly: w.attach.ReadOnly, NoDiscard: w.volume.Spec.NoDiscard,
-		Depth: deviceDepth, LargeDepth: deviceLargeDepth, Wait: a.d.o.Wait, LinkDir: a.d.o.LinkDir, Log: a.log}
+	o.Loop, o.Node, o.Depth, o.LargeDepth = a.d.node.loop, a.d.o.Node, deviceDepth, deviceLargeDepth
+	o.Wait, o.LinkDir, o.Log = a.d.o.Wait, a.d.o.LinkDir, a.log
 	h := a.head
-	a.d.node.do(func() { a.back = newBackend(h, deviceDepth) })
-	o.Backend = a.back
+	a.d.node.do(func() {
+		a.back = newBackend(h, deviceDepth)
+		o.Size = h.coord.Record().Size
+	})
+	if o.Backend = a.back; o.BlockSize == 512 {
+		o.Backend = attach.NewSectors(a.back, deviceDepth)
+	}
 	o.Fence = h.whenServing
 	f, err := fuse.New(o, fuse.Config{Keeper: a.d.keeper, Errand: a.d.o.Errand})
 	if err != nil {
@@ -198,7 +258,7 @@ func (a *attachment) present(w wish) error {
 	if err := f.Start(a.d.ctx); err != nil {
 		return err
 	}
-	a.show = f
+	a.show, a.left = f, nil
 	a.log.Info("attached", "device", f.Device().Link, "name", o.Name)
 	return nil
 }
@@ -207,6 +267,9 @@ func (a *attachment) present(w wish) error {
 func (a *attachment) hide() error {
 	ctx, cancel := context.WithTimeout(a.d.ctx, detachTimeout)
 	defer cancel()
+	if err := a.unmount(ctx, ""); err != nil {
+		return err
+	}
 	err := a.show.Stop(ctx)
 	if fault.Is(err, fault.Busy) {
 		return fault.WithCure(err, "unmount it, and end what has it open")
@@ -223,6 +286,11 @@ const detachTimeout = 30 * time.Second
 
 // detach takes device and head away.
 func (a *attachment) detach() error {
+	if a.show == nil && a.left != nil {
+		if err := a.takeOver(); err != nil {
+			return err
+		}
+	}
 	if a.show != nil {
 		if err := a.hide(); err != nil {
 			return err

@@ -3,8 +3,11 @@ package node
 import (
 	"context"
 	"sync"
+	"time"
 
 	v1 "github.com/holdfast-io/holdfast/api/holdfast/v1"
+	"github.com/holdfast-io/holdfast/internal/attach"
+	"github.com/holdfast-io/holdfast/internal/state"
 	"github.com/holdfast-io/holdfast/internal/state/statepb"
 )
 
@@ -39,6 +42,15 @@ func (a *attachments) run(ctx context.Context) {
 	if v.ready(ctx) != nil {
 		return
 	}
+	if !a.resume(ctx) {
+		return
+	}
+	a.mu.Lock()
+	for id, at := range a.list {
+		at.wanted = a.wish(id)
+		a.start(at)
+	}
+	a.mu.Unlock()
 	attached, assigned, volumes := v.attachments.Feed(), v.assignments.Feed(), v.volumes.Feed()
 	defer attached.Close()
 	defer assigned.Close()
@@ -58,6 +70,40 @@ func (a *attachments) run(ctx context.Context) {
 		for _, id := range ids {
 			a.tell(id, a.wish(id))
 		}
+	}
+}
+
+// resume begins with what the data process before this one left: devices, and what it
+// said of volumes that were attached here.
+func (a *attachments) resume(ctx context.Context) bool {
+	said, _, err := state.AttachStatuses.List(ctx, a.d.o.Store)
+	for ; err != nil; said, _, err = state.AttachStatuses.List(ctx, a.d.o.Store) {
+		select {
+		case <-time.After(retryAttach):
+		case <-ctx.Done():
+			return false
+		}
+	}
+	for _, e := range said {
+		if e.Value.NodeId == a.node {
+			a.begin(e.ID, nil)
+		}
+	}
+	for _, o := range a.d.left {
+		a.begin(o.Volume.String(), &o)
+	}
+	return true
+}
+
+// begin begins an attachment of what was left.
+func (a *attachments) begin(id string, left *attach.Options) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.list[id] == nil && !a.ending {
+		a.list[id] = newAttachment(a.d, id)
+	}
+	if at := a.list[id]; at != nil {
+		at.left = left
 	}
 }
 
@@ -96,13 +142,22 @@ func (a *attachments) tell(id string, w wish) {
 		}
 		at = newAttachment(a.d, id)
 		a.list[id] = at
-		a.ran.Add(1)
-		go func() {
-			defer a.ran.Done()
-			at.run()
-		}()
 	}
 	at.wishFor(w)
+	a.start(at)
+}
+
+// start runs the attachment, unless it runs.
+func (a *attachments) start(at *attachment) {
+	if at.runs {
+		return
+	}
+	at.runs = true
+	a.ran.Add(1)
+	go func() {
+		defer a.ran.Done()
+		at.run()
+	}()
 }
 
 // gone forgets an attachment that has ended, unless something is wished of it again.

@@ -87,6 +87,7 @@ type daemon struct {
 	pools  []*ownPool
 	hold   *holder
 	show   *attachments
+	left   []attach.Options // devices of the data process before this one
 
 	ctx    context.Context // of the agents
 	cancel context.CancelFunc
@@ -122,11 +123,12 @@ func (d *daemon) start(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	left, err := attach.Sweep(ctx, attach.SweepOptions{Node: d.o.Node, LinkDir: d.o.LinkDir, Keep: fuse.Connections(entries), Unmount: true})
+	d.left = fuse.Left(entries)
+	dead, err := attach.Sweep(ctx, attach.SweepOptions{Node: d.o.Node, LinkDir: d.o.LinkDir, Keep: fuse.Connections(entries), Unmount: true})
 	if err != nil {
 		d.o.Log.Warn("what a crash left can't be taken away", "err", err)
 	}
-	for _, l := range left {
+	for _, l := range dead {
 		d.o.Log.Warn("a device without a server was taken away", "volume", l.Volume, "device", l.Path, "gone", l.Gone)
 	}
 	d.hold = newHolder(d)

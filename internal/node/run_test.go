@@ -146,12 +146,13 @@ func attached(s *v1.AttachmentStatus) bool {
 // await waits for an entry to be so.
 func await[T proto.Message](m *machine, table state.Table[T], id string, so func(T) bool) T {
 	m.t.Helper()
+	began := time.Now()
 	for tick := time.NewTicker(5 * time.Millisecond); ; <-tick.C {
 		e, err := table.Get(m.t.Context(), m.store, id)
 		if err == nil && so(e.Value) {
 			return e.Value
 		}
-		if m.t.Context().Err() != nil {
+		if time.Since(began) > time.Minute {
 			m.t.Fatalf("%s stays %v, %v", table.Key(id), e.Value, err)
 		}
 	}
@@ -183,13 +184,56 @@ func TestVolumeIsADeviceThroughARestart(t *testing.T) {
 	if after := sh(t, `sha256sum <"$1"`, dev); after != before {
 		t.Errorf("the device holds %s, then %s", before, after)
 	}
-	m.commit(state.Attachments.Delete(id, 0))
-	for tick := time.NewTicker(5 * time.Millisecond); ; <-tick.C {
-		if _, err := state.AttachStatuses.Get(t.Context(), m.store, id); err != nil {
-			break
-		}
-	}
+	m.detach(id)
 	if _, err := os.Lstat(dev); err == nil {
 		t.Error("the device is still there")
+	}
+}
+
+// detach waits until nothing is left.
+func (m *machine) detach(id string) {
+	m.t.Helper()
+	m.commit(state.Attachments.Delete(id, 0))
+	began := time.Now()
+	for tick := time.NewTicker(5 * time.Millisecond); ; <-tick.C {
+		if time.Since(began) > time.Minute {
+			m.t.Fatal("it stays attached")
+		}
+		if _, err := state.AttachStatuses.Get(m.t.Context(), m.store, id); err != nil {
+			return
+		}
+	}
+}
+
+// A filesystem that was asked for is there, through a restart, and goes with the device.
+func TestVolumeIsMountedThroughARestart(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root, to mount")
+	}
+	for _, kind := range []string{"ext4", "xfs"} {
+		t.Run(kind, func(t *testing.T) {
+			m := newMachine(t)
+			id := m.create("db", 512<<20)
+			dir := filepath.Join(t.TempDir(), "mnt")
+			m.commit(state.Attachments.Put(id, &v1.Attachment{VolumeId: id, Spec: &v1.AttachmentSpec{NodeId: m.o.Node.String(), MountPath: dir}}))
+			mounted := func(s *v1.AttachmentStatus) bool { return s.MountPath == dir }
+			await(m, state.AttachStatuses, id, mounted)
+			sh(t, `echo kept >"$1/file"; sync "$1/file"`, dir)
+			m.stop()
+			m.start()
+			if got := sh(t, `cat "$1/file"`, dir); got != "kept" {
+				t.Errorf("the file holds %q", got)
+			}
+			m.detach(id)
+			if _, err := os.Stat(filepath.Join(dir, "file")); err == nil {
+				t.Error("it is still mounted")
+			}
+			m.commit(state.Attachments.Put(id, &v1.Attachment{VolumeId: id, Spec: &v1.AttachmentSpec{NodeId: m.o.Node.String(), MountPath: dir}}))
+			await(m, state.AttachStatuses, id, mounted)
+			if got := sh(t, `cat "$1/file"`, dir); got != "kept" {
+				t.Errorf("the file holds %q after it was attached again", got)
+			}
+			m.detach(id)
+		})
 	}
 }

@@ -23,7 +23,7 @@ func (a *attachment) status(w wish, problem error) *v1.AttachmentStatus {
 		})
 	}
 	if a.show != nil {
-		s.Device, s.Frontend = a.show.Device().Link, "fuse"
+		s.Device, s.Frontend, s.MountPath = a.show.Device().Link, "fuse", a.mounted
 		addStats(s.Stats, a.show.Stats())
 	}
 	switch {

@@ -223,7 +223,7 @@ func TestSweepSparesTheLiving(t *testing.T) {
 
 	entries, err := d.client.List(t.Context())
 	must(t, err)
-	if v := Volumes(entries); len(v) != 2 || v["vol"] != (block.VolumeID{1}) {
+	if v := Left(entries); len(v) != 2 || v[1].Name != "vol" || v[1].Volume != (block.VolumeID{1}) {
 		t.Errorf("the keeper has %v", v)
 	}
 	left, err := attach.Sweep(t.Context(), attach.SweepOptions{Node: attachtest.NodeOf(d.dir),

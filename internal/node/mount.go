@@ -1,0 +1,64 @@
+package node
+
+import (
+	"context"
+	"time"
+
+	"github.com/holdfast-io/holdfast/internal/attach/mount"
+	"github.com/holdfast-io/holdfast/internal/fault"
+)
+
+// mountTimeout is how long making and mounting a filesystem may take before it is said
+// that it does.
+const mountTimeout = 2 * time.Minute
+
+// mount mounts the device where it is wished to be, and nowhere else that a wish before
+// this one named. A blank device gets its volume's filesystem first.
+func (a *attachment) mount(w wish) error {
+	ctx, cancel := context.WithTimeout(a.d.ctx, mountTimeout)
+	defer cancel()
+	if err := a.unmount(ctx, w.attach.MountPath); err != nil || w.attach.MountPath == "" || a.mounted == w.attach.MountPath {
+		return err
+	}
+	device := a.show.Device().Path
+	kind := mount.Kind(w.volume.Spec.Filesystem)
+	found, err := mount.Probe(ctx, device)
+	if err != nil {
+		return err
+	}
+	if found.Blank() && !w.attach.ReadOnly {
+		if kind == "" {
+			kind = mount.Ext4
+		}
+		a.log.Info("making a filesystem", "kind", kind, "device", device)
+		if err := mount.Make(ctx, device, mount.MakeOptions{Kind: kind}); err != nil {
+			return err
+		}
+	} else if at, err := mount.Of(device); err == nil && len(at) == 0 && !w.attach.ReadOnly {
+		if err := mount.Check(ctx, device); err != nil {
+			return err
+		}
+	}
+	err = mount.Mount(ctx, device, w.attach.MountPath, mount.Options{Kind: kind, ReadOnly: w.attach.ReadOnly, Flags: w.attach.MountOptions})
+	if err == nil {
+		a.mounted = w.attach.MountPath
+		a.log.Info("mounted", "device", device, "path", a.mounted)
+	}
+	return err
+}
+
+// unmount takes the device off where this node mounted it, unless that is where it is to
+// stay. What others mounted is theirs.
+func (a *attachment) unmount(ctx context.Context, stay string) error {
+	if a.mounted == "" || a.mounted == stay {
+		return nil
+	}
+	if err := mount.Unmount(ctx, a.mounted); err != nil {
+		if fault.Is(err, fault.Busy) {
+			return fault.WithCure(err, "end what uses files below "+a.mounted)
+		}
+		return err
+	}
+	a.mounted = ""
+	return nil
+}
