@@ -35,6 +35,9 @@ import (
 //	                         server marks it canceled; control lets it expire
 //	events/<time-id>         who saw it; control lets them expire
 //	tokens/<token>           server
+//	present/<node>           that node's control process, under a lease
+//	metadata/members         the leader of the members: changes when they do
+//	metadata/incarnation     who restores the store from a dump: a number that rises
 //	trust/authority          daemon, when it makes the cluster
 //	trust/keyring            daemon, when it makes the cluster
 //	leaders/<name>/<any>     Store.Lead
@@ -64,6 +67,7 @@ var (
 	Alive            = Table[*emptypb.Empty]{AlivePrefix}
 	Operations       = Table[*v1.Operation]{Root + "operations/"}
 	Events           = Table[*v1.Event]{Root + "events/"}
+	Presences        = Table[*statepb.Presence]{Root + "present/"}
 	Tokens           = Table[*statepb.Token]{Root + "tokens/"}
 )
 
@@ -81,6 +85,12 @@ const SettingsID = "cluster"
 
 // ClusterKey is where a v1.Cluster says who the cluster is, without its settings.
 const ClusterKey = Root + "cluster"
+
+// What the embedded store says of itself.
+const (
+	MembersKey     = Root + "metadata/members"     // text for people; it changes with the members
+	IncarnationKey = Root + "metadata/incarnation" // a decimal number; none is 0
+)
 
 // AlivePrefix is where nodes say that they are there, under a lease; see KeepThere.
 const AlivePrefix = Root + "alive/"

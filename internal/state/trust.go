@@ -58,9 +58,9 @@ func Spend(ctx context.Context, s Store, t trust.JoinToken, now time.Time) (Op, 
 		return denied("was revoked")
 	case token.GetExpires() != nil && !now.Before(token.GetExpires().AsTime()):
 		return denied("expired at " + token.GetExpires().AsTime().Format(time.RFC3339))
-	case e.Value.GetUsesMax() > 0 && e.Value.GetUses() >= e.Value.GetUsesMax():
+	case token.GetUsesMax() > 0 && e.Value.GetUses() >= token.GetUsesMax():
 		return denied("has been used")
 	}
-	spent := &statepb.Token{Token: token, SecretSha256: e.Value.GetSecretSha256(), UsesMax: e.Value.GetUsesMax(), Uses: e.Value.GetUses() + 1}
+	spent := &statepb.Token{Token: token, SecretSha256: e.Value.GetSecretSha256(), Uses: e.Value.GetUses() + 1}
 	return Tokens.Replace(t.ID, spent, e.Revision), nil
 }

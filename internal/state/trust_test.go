@@ -24,7 +24,7 @@ func TestAJoinTokenIsSpentAsOftenAsItMay(t *testing.T) {
 	}
 	token, stranger := trust.NewJoinToken(authority), trust.NewJoinToken(authority)
 	stranger.ID = token.ID
-	kept := &statepb.Token{SecretSha256: token.SecretHash(), UsesMax: 1, Token: &v1.Token{Id: token.ID,
+	kept := &statepb.Token{SecretSha256: token.SecretHash(), Token: &v1.Token{Id: token.ID, UsesMax: 1,
 		Kind: v1.TokenKind_TOKEN_KIND_JOIN, Expires: timestamppb.New(now.Add(time.Hour))}}
 	if _, err := s.Commit(t.Context(), state.Tokens.Create(token.ID, kept)); err != nil {
 		t.Fatal(err)

@@ -3177,6 +3177,7 @@ type Token struct {
 	Created       *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=created,proto3" json:"created,omitempty"`
 	Expires       *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=expires,proto3" json:"expires,omitempty"` // absent: never
 	Revoked       bool                   `protobuf:"varint,7,opt,name=revoked,proto3" json:"revoked,omitempty"`
+	UsesMax       int32                  `protobuf:"varint,8,opt,name=uses_max,json=usesMax,proto3" json:"uses_max,omitempty"` // of a join token; 0 is no limit
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3258,6 +3259,13 @@ func (x *Token) GetRevoked() bool {
 		return x.Revoked
 	}
 	return false
+}
+
+func (x *Token) GetUsesMax() int32 {
+	if x != nil {
+		return x.UsesMax
+	}
+	return 0
 }
 
 var File_holdfast_v1_objects_proto protoreflect.FileDescriptor
@@ -3564,7 +3572,7 @@ const file_holdfast_v1_objects_proto_rawDesc = "" +
 	"\v_events_max\"j\n" +
 	"\aCluster\x12%\n" +
 	"\x04meta\x18\x01 \x01(\v2\x11.holdfast.v1.MetaR\x04meta\x128\n" +
-	"\bsettings\x18\x02 \x01(\v2\x1c.holdfast.v1.ClusterSettingsR\bsettings\"\x8a\x02\n" +
+	"\bsettings\x18\x02 \x01(\v2\x1c.holdfast.v1.ClusterSettingsR\bsettings\"\xa5\x02\n" +
 	"\x05Token\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12*\n" +
 	"\x04kind\x18\x02 \x01(\x0e2\x16.holdfast.v1.TokenKindR\x04kind\x12%\n" +
@@ -3572,7 +3580,8 @@ const file_holdfast_v1_objects_proto_rawDesc = "" +
 	"\asubject\x18\x04 \x01(\tR\asubject\x124\n" +
 	"\acreated\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\acreated\x124\n" +
 	"\aexpires\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\aexpires\x12\x18\n" +
-	"\arevoked\x18\a \x01(\bR\arevoked*O\n" +
+	"\arevoked\x18\a \x01(\bR\arevoked\x12\x19\n" +
+	"\buses_max\x18\b \x01(\x05R\ausesMax*O\n" +
 	"\tNodeState\x12\x1a\n" +
 	"\x16NODE_STATE_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rNODE_STATE_UP\x10\x01\x12\x13\n" +

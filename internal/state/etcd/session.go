@@ -104,6 +104,18 @@ func (x *session) isProven() bool {
 	return time.Since(x.proven) < provenFor
 }
 
+// Ask does a call of etcd's own that may be done twice, by one member after the other
+// until one answers.
+func (s *Store) Ask(ctx context.Context, op string, f func(context.Context, *clientv3.Client) error) error {
+	return s.read(ctx, op, f)
+}
+
+// Tell does a call of etcd's own that must not be done twice. After fault.Unavailable
+// nobody knows whether it was done.
+func (s *Store) Tell(ctx context.Context, op string, f func(context.Context, *clientv3.Client) error) error {
+	return s.once(ctx, op, f)
+}
+
 // call is something asked of a member.
 type call func(ctx context.Context, c *clientv3.Client) error
 

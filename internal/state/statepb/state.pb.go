@@ -808,8 +808,7 @@ type Token struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Token         *v1.Token              `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
 	SecretSha256  []byte                 `protobuf:"bytes,2,opt,name=secret_sha256,json=secretSha256,proto3" json:"secret_sha256,omitempty"` // of a join token
-	UsesMax       int32                  `protobuf:"varint,3,opt,name=uses_max,json=usesMax,proto3" json:"uses_max,omitempty"`               // of a join token; 0 is no limit
-	Uses          int32                  `protobuf:"varint,4,opt,name=uses,proto3" json:"uses,omitempty"`
+	Uses          int32                  `protobuf:"varint,4,opt,name=uses,proto3" json:"uses,omitempty"`                                    // of a join token, until now
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -858,18 +857,105 @@ func (x *Token) GetSecretSha256() []byte {
 	return nil
 }
 
-func (x *Token) GetUsesMax() int32 {
-	if x != nil {
-		return x.UsesMax
-	}
-	return 0
-}
-
 func (x *Token) GetUses() int32 {
 	if x != nil {
 		return x.Uses
 	}
 	return 0
+}
+
+// Presence says where a node's control process is reached, under its lease. Written by
+// that process. Key: present/<node id>.
+type Presence struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	NodeId        string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	ApiAddress    string                 `protobuf:"bytes,3,opt,name=api_address,json=apiAddress,proto3" json:"api_address,omitempty"`
+	PeerUrl       string                 `protobuf:"bytes,4,opt,name=peer_url,json=peerUrl,proto3" json:"peer_url,omitempty"` // where it has, or could have, a member of the metadata store
+	ClientUrl     string                 `protobuf:"bytes,5,opt,name=client_url,json=clientUrl,proto3" json:"client_url,omitempty"`
+	Zone          string                 `protobuf:"bytes,6,opt,name=zone,proto3" json:"zone,omitempty"`
+	Version       string                 `protobuf:"bytes,7,opt,name=version,proto3" json:"version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Presence) Reset() {
+	*x = Presence{}
+	mi := &file_statepb_state_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Presence) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Presence) ProtoMessage() {}
+
+func (x *Presence) ProtoReflect() protoreflect.Message {
+	mi := &file_statepb_state_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Presence.ProtoReflect.Descriptor instead.
+func (*Presence) Descriptor() ([]byte, []int) {
+	return file_statepb_state_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *Presence) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *Presence) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Presence) GetApiAddress() string {
+	if x != nil {
+		return x.ApiAddress
+	}
+	return ""
+}
+
+func (x *Presence) GetPeerUrl() string {
+	if x != nil {
+		return x.PeerUrl
+	}
+	return ""
+}
+
+func (x *Presence) GetClientUrl() string {
+	if x != nil {
+		return x.ClientUrl
+	}
+	return ""
+}
+
+func (x *Presence) GetZone() string {
+	if x != nil {
+		return x.Zone
+	}
+	return ""
+}
+
+func (x *Presence) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
 }
 
 var File_statepb_state_proto protoreflect.FileDescriptor
@@ -957,12 +1043,21 @@ const file_statepb_state_proto_rawDesc = "" +
 	"\x04done\x18\x03 \x03(\v2&.holdfast.state.ScheduleMark.DoneEntryR\x04done\x1aS\n" +
 	"\tDoneEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x120\n" +
-	"\x05value\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x05value:\x028\x01\"\x85\x01\n" +
+	"\x05value\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x05value:\x028\x01\"j\n" +
 	"\x05Token\x12(\n" +
 	"\x05token\x18\x01 \x01(\v2\x12.holdfast.v1.TokenR\x05token\x12#\n" +
-	"\rsecret_sha256\x18\x02 \x01(\fR\fsecretSha256\x12\x19\n" +
-	"\buses_max\x18\x03 \x01(\x05R\ausesMax\x12\x12\n" +
-	"\x04uses\x18\x04 \x01(\x05R\x04usesB8Z6github.com/holdfast-io/holdfast/internal/state/statepbb\x06proto3"
+	"\rsecret_sha256\x18\x02 \x01(\fR\fsecretSha256\x12\x12\n" +
+	"\x04uses\x18\x04 \x01(\x05R\x04uses\"\xc0\x01\n" +
+	"\bPresence\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1f\n" +
+	"\vapi_address\x18\x03 \x01(\tR\n" +
+	"apiAddress\x12\x19\n" +
+	"\bpeer_url\x18\x04 \x01(\tR\apeerUrl\x12\x1d\n" +
+	"\n" +
+	"client_url\x18\x05 \x01(\tR\tclientUrl\x12\x12\n" +
+	"\x04zone\x18\x06 \x01(\tR\x04zone\x12\x18\n" +
+	"\aversion\x18\a \x01(\tR\aversionB8Z6github.com/holdfast-io/holdfast/internal/state/statepbb\x06proto3"
 
 var (
 	file_statepb_state_proto_rawDescOnce sync.Once
@@ -976,7 +1071,7 @@ func file_statepb_state_proto_rawDescGZIP() []byte {
 	return file_statepb_state_proto_rawDescData
 }
 
-var file_statepb_state_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_statepb_state_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_statepb_state_proto_goTypes = []any{
 	(*Assignment)(nil),            // 0: holdfast.state.Assignment
 	(*AssignedReplica)(nil),       // 1: holdfast.state.AssignedReplica
@@ -989,21 +1084,22 @@ var file_statepb_state_proto_goTypes = []any{
 	(*Stray)(nil),                 // 8: holdfast.state.Stray
 	(*ScheduleMark)(nil),          // 9: holdfast.state.ScheduleMark
 	(*Token)(nil),                 // 10: holdfast.state.Token
-	nil,                           // 11: holdfast.state.ScheduleMark.DoneEntry
-	(*timestamppb.Timestamp)(nil), // 12: google.protobuf.Timestamp
-	(*v1.Condition)(nil),          // 13: holdfast.v1.Condition
-	(*v1.Token)(nil),              // 14: holdfast.v1.Token
+	(*Presence)(nil),              // 11: holdfast.state.Presence
+	nil,                           // 12: holdfast.state.ScheduleMark.DoneEntry
+	(*timestamppb.Timestamp)(nil), // 13: google.protobuf.Timestamp
+	(*v1.Condition)(nil),          // 14: holdfast.v1.Condition
+	(*v1.Token)(nil),              // 15: holdfast.v1.Token
 }
 var file_statepb_state_proto_depIdxs = []int32{
 	1,  // 0: holdfast.state.Assignment.replicas:type_name -> holdfast.state.AssignedReplica
 	3,  // 1: holdfast.state.Record.members:type_name -> holdfast.state.Member
-	12, // 2: holdfast.state.Absence.since:type_name -> google.protobuf.Timestamp
-	13, // 3: holdfast.state.Verdict.conditions:type_name -> holdfast.v1.Condition
-	12, // 4: holdfast.state.Condemned.since:type_name -> google.protobuf.Timestamp
-	12, // 5: holdfast.state.Stray.since:type_name -> google.protobuf.Timestamp
-	11, // 6: holdfast.state.ScheduleMark.done:type_name -> holdfast.state.ScheduleMark.DoneEntry
-	14, // 7: holdfast.state.Token.token:type_name -> holdfast.v1.Token
-	12, // 8: holdfast.state.ScheduleMark.DoneEntry.value:type_name -> google.protobuf.Timestamp
+	13, // 2: holdfast.state.Absence.since:type_name -> google.protobuf.Timestamp
+	14, // 3: holdfast.state.Verdict.conditions:type_name -> holdfast.v1.Condition
+	13, // 4: holdfast.state.Condemned.since:type_name -> google.protobuf.Timestamp
+	13, // 5: holdfast.state.Stray.since:type_name -> google.protobuf.Timestamp
+	12, // 6: holdfast.state.ScheduleMark.done:type_name -> holdfast.state.ScheduleMark.DoneEntry
+	15, // 7: holdfast.state.Token.token:type_name -> holdfast.v1.Token
+	13, // 8: holdfast.state.ScheduleMark.DoneEntry.value:type_name -> google.protobuf.Timestamp
 	9,  // [9:9] is the sub-list for method output_type
 	9,  // [9:9] is the sub-list for method input_type
 	9,  // [9:9] is the sub-list for extension type_name
@@ -1022,7 +1118,7 @@ func file_statepb_state_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_statepb_state_proto_rawDesc), len(file_statepb_state_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   12,
+			NumMessages:   13,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

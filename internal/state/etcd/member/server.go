@@ -3,6 +3,7 @@
 package member
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -26,6 +27,8 @@ type Options struct {
 	Name      string // of the member: the node's id
 	PeerURL   string // how other members reach it
 	ClientURL string // how clients reach it
+	// ListenPeer and ListenClient are where it listens, if that is not where it is reached.
+	ListenPeer, ListenClient string
 	// Wallet proves who it is; with https URLs it is needed.
 	Wallet *trust.Wallet
 	// Cluster is Initial with the name and peer URL of every member, this one too, when the
@@ -89,18 +92,18 @@ func Start(ctx context.Context, o Options) (*Server, error) {
 
 // config returns the options as etcd wants them.
 func (o Options) config() (*embed.Config, error) {
-	peer, err := url.Parse(o.PeerURL)
-	if err != nil {
-		return nil, err
-	}
-	client, err := url.Parse(o.ClientURL)
-	if err != nil {
-		return nil, err
+	urls := make([]url.URL, 4)
+	for i, text := range []string{o.PeerURL, o.ClientURL, cmp.Or(o.ListenPeer, o.PeerURL), cmp.Or(o.ListenClient, o.ClientURL)} {
+		u, err := url.Parse(text)
+		if err != nil {
+			return nil, err
+		}
+		urls[i] = *u
 	}
 	c := embed.NewConfig()
-	c.Name, c.Dir = o.Name, filepath.Join(o.Dir, "etcd")
-	c.ListenPeerUrls, c.AdvertisePeerUrls = []url.URL{*peer}, []url.URL{*peer}
-	c.ListenClientUrls, c.AdvertiseClientUrls = []url.URL{*client}, []url.URL{*client}
+	c.Name, c.Dir = o.Name, filepath.Join(o.Dir, dataDir)
+	c.AdvertisePeerUrls, c.AdvertiseClientUrls = urls[0:1], urls[1:2]
+	c.ListenPeerUrls, c.ListenClientUrls = urls[2:3], urls[3:4]
 	c.InitialClusterToken = o.Token
 	c.InitialCluster = initial(map[string]string{o.Name: o.PeerURL})
 	if o.Cluster != nil {
