@@ -544,7 +544,7 @@ func (x *VolumeCounts) GetStalled() int32 {
 type Attention struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Severity      Verdict                `protobuf:"varint,1,opt,name=severity,proto3,enum=holdfast.v1.Verdict" json:"severity,omitempty"`
-	Kind          string                 `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"` // nodes, pools, volumes, cluster
+	Kind          string                 `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"` // node, pool, volume, cluster
 	Id            string                 `protobuf:"bytes,3,opt,name=id,proto3" json:"id,omitempty"`
 	Name          string                 `protobuf:"bytes,4,opt,name=name,proto3" json:"name,omitempty"`
 	Reason        string                 `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`   // one word in CamelCase

@@ -1086,8 +1086,9 @@ type VolumeSpec struct {
 	SnapshotPolicies []string               `protobuf:"bytes,10,rep,name=snapshot_policies,json=snapshotPolicies,proto3" json:"snapshot_policies,omitempty"`
 	Deleted          *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=deleted,proto3" json:"deleted,omitempty"` // it is in the trash since then
 	RepairPaused     bool                   `protobuf:"varint,12,opt,name=repair_paused,json=repairPaused,proto3" json:"repair_paused,omitempty"`
-	Deleting         bool                   `protobuf:"varint,13,opt,name=deleting,proto3" json:"deleting,omitempty"`                            // for good: its replicas go, then all that is known of it
-	AcceptedLoss     *AcceptedLoss          `protobuf:"bytes,14,opt,name=accepted_loss,json=acceptedLoss,proto3" json:"accepted_loss,omitempty"` // what somebody gave up so that the volume works again
+	Deleting         bool                   `protobuf:"varint,13,opt,name=deleting,proto3" json:"deleting,omitempty"`                                    // for good: its replicas go, then all that is known of it
+	AcceptedLoss     *AcceptedLoss          `protobuf:"bytes,14,opt,name=accepted_loss,json=acceptedLoss,proto3" json:"accepted_loss,omitempty"`         // what somebody gave up so that the volume works again
+	SourceVolumeId   string                 `protobuf:"bytes,15,opt,name=source_volume_id,json=sourceVolumeId,proto3" json:"source_volume_id,omitempty"` // of the snapshot that it begins with
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
 }
@@ -1218,6 +1219,13 @@ func (x *VolumeSpec) GetAcceptedLoss() *AcceptedLoss {
 		return x.AcceptedLoss
 	}
 	return nil
+}
+
+func (x *VolumeSpec) GetSourceVolumeId() string {
+	if x != nil {
+		return x.SourceVolumeId
+	}
+	return ""
 }
 
 // AcceptedLoss says that a copy may count although it missed writes, because no copy
@@ -2618,7 +2626,7 @@ type Operation struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	Kind          string                 `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"`     // such as VolumeMove, NodeDrain, Rebalance
-	Target        string                 `protobuf:"bytes,3,opt,name=target,proto3" json:"target,omitempty"` // kind/name of the object, for people: volumes/db
+	Target        string                 `protobuf:"bytes,3,opt,name=target,proto3" json:"target,omitempty"` // kind/name of the object, for people: volume/db
 	Done          bool                   `protobuf:"varint,4,opt,name=done,proto3" json:"done,omitempty"`
 	Error         string                 `protobuf:"bytes,5,opt,name=error,proto3" json:"error,omitempty"` // empty when it went well
 	Progress      *Progress              `protobuf:"bytes,6,opt,name=progress,proto3" json:"progress,omitempty"`
@@ -2860,7 +2868,7 @@ type Event struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	Time          *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=time,proto3" json:"time,omitempty"`
-	Object        string                 `protobuf:"bytes,3,opt,name=object,proto3" json:"object,omitempty"` // kind/id
+	Object        string                 `protobuf:"bytes,3,opt,name=object,proto3" json:"object,omitempty"` // kind/id: volume/0d9f…
 	ObjectName    string                 `protobuf:"bytes,4,opt,name=object_name,json=objectName,proto3" json:"object_name,omitempty"`
 	Severity      string                 `protobuf:"bytes,5,opt,name=severity,proto3" json:"severity,omitempty"` // info, warning or error
 	Reason        string                 `protobuf:"bytes,6,opt,name=reason,proto3" json:"reason,omitempty"`     // one word in CamelCase
@@ -3341,7 +3349,7 @@ const file_holdfast_v1_objects_proto_rawDesc = "" +
 	"\x06Volume\x12%\n" +
 	"\x04meta\x18\x01 \x01(\v2\x11.holdfast.v1.MetaR\x04meta\x12+\n" +
 	"\x04spec\x18\x02 \x01(\v2\x17.holdfast.v1.VolumeSpecR\x04spec\x121\n" +
-	"\x06status\x18\x03 \x01(\v2\x19.holdfast.v1.VolumeStatusR\x06status\"\xb4\x04\n" +
+	"\x06status\x18\x03 \x01(\v2\x19.holdfast.v1.VolumeStatusR\x06status\"\xde\x04\n" +
 	"\n" +
 	"VolumeSpec\x12\x1d\n" +
 	"\n" +
@@ -3362,7 +3370,8 @@ const file_holdfast_v1_objects_proto_rawDesc = "" +
 	"\adeleted\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\adeleted\x12#\n" +
 	"\rrepair_paused\x18\f \x01(\bR\frepairPaused\x12\x1a\n" +
 	"\bdeleting\x18\r \x01(\bR\bdeleting\x12>\n" +
-	"\raccepted_loss\x18\x0e \x01(\v2\x19.holdfast.v1.AcceptedLossR\facceptedLoss\"\x7f\n" +
+	"\raccepted_loss\x18\x0e \x01(\v2\x19.holdfast.v1.AcceptedLossR\facceptedLoss\x12(\n" +
+	"\x10source_volume_id\x18\x0f \x01(\tR\x0esourceVolumeId\"\x7f\n" +
 	"\fAcceptedLoss\x12\x1d\n" +
 	"\n" +
 	"replica_id\x18\x01 \x01(\tR\treplicaId\x12\x14\n" +

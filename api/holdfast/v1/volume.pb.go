@@ -25,7 +25,7 @@ const (
 
 type CreateVolumeRequest struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
-	Name   string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"` // letters, digits, dot, dash and underscore, beginning with a letter or digit; 63 at most
+	Name   string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"` // letters, digits, dot, dash and underscore, beginning with a letter or digit; 128 at most
 	Labels map[string]string      `protobuf:"bytes,2,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// What it is to be. What is 0 or empty gets the cluster's default, and is shown with it.
 	// A size of 0 is that of the source. Policies are names or ids.

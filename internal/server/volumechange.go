@@ -1,0 +1,275 @@
+package server
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	v1 "github.com/holdfast-io/holdfast/api/holdfast/v1"
+	"github.com/holdfast-io/holdfast/internal/fault"
+	"github.com/holdfast-io/holdfast/internal/state"
+)
+
+// UpdateVolume changes what is named.
+func (s *volumes) UpdateVolume(ctx context.Context, r *v1.UpdateVolumeRequest) (*v1.Volume, error) {
+	e, err := s.usableVolume(ctx, r.Volume)
+	if err != nil {
+		return nil, err
+	}
+	wait, err := checkWait(r.Wait)
+	if err != nil {
+		return nil, err
+	}
+	if r.Name != nil {
+		if err := checkName("name", *r.Name); err != nil {
+			return nil, err
+		}
+	}
+	policies, err := s.policyIDs(ctx, "snapshot_policies", r.GetSnapshotPolicies().GetPolicies())
+	if err != nil {
+		return nil, err
+	}
+	e, err = update(ctx, s.Server, state.Volumes, s.view.volumes, e.ID, func(v *v1.Volume) ([]state.Op, error) {
+		if err := usable(v); err != nil {
+			return nil, err
+		}
+		return s.apply(r, policies, v)
+	})
+	if fault.Is(err, fault.Busy) && r.Name != nil {
+		return nil, s.taken(ctx, state.KindVolume, *r.Name, err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	err = s.waitFor(ctx, wait, fmt.Sprintf("volume %s is not as asked yet", e.Value.Meta.Name), func() (bool, string, error) { return s.cameTrue(e.ID) })
+	if err != nil {
+		return nil, err
+	}
+	return s.view.volume(e), nil
+}
+
+// apply changes a volume as asked, and checks what comes out.
+func (s *volumes) apply(r *v1.UpdateVolumeRequest, policies []string, v *v1.Volume) (ops []state.Op, err error) {
+	if err := checkRevision(r.Revision, v.Meta.Revision); err != nil {
+		return nil, err
+	}
+	spec := v.Spec
+	if r.SizeBytes != nil {
+		if *r.SizeBytes < spec.SizeBytes {
+			return nil, invalid("size_bytes", fmt.Sprintf("give at least %d; to shrink, copy what is on it to a smaller volume", spec.SizeBytes),
+				"%d is less than the volume has, and volumes only grow", *r.SizeBytes)
+		}
+		spec.SizeBytes = *r.SizeBytes
+	}
+	set(&spec.Replicas, r.Replicas)
+	set(&spec.Class, r.Class)
+	set(&spec.NoDiscard, r.NoDiscard)
+	set(&spec.RepairPaused, r.RepairPaused)
+	if r.Limits != nil {
+		spec.Limits = r.Limits
+	}
+	if r.Placement != nil {
+		spec.Placement = r.Placement
+	}
+	if r.SnapshotPolicies != nil {
+		spec.SnapshotPolicies = policies
+	}
+	v.Meta.Labels = relabel(v.Meta.Labels, r.SetLabels, r.RemoveLabels)
+	if err := checkLabels("labels", v.Meta.Labels); err != nil {
+		return nil, err
+	}
+	if r.Name != nil && *r.Name != v.Meta.Name {
+		ops = rename(state.KindVolume, v.Meta, *r.Name)
+	}
+	return ops, checkVolumeSpec(spec)
+}
+
+// set changes a field that is named.
+func set[T any](field *T, to *T) {
+	if to != nil {
+		*field = *to
+	}
+}
+
+// rename gives an object another name, and returns what it takes besides.
+func rename(kind string, meta *v1.Meta, name string) []state.Op {
+	old := meta.Name
+	meta.Name = name
+	return []state.Op{state.Delete(state.NameKey(kind, old), 0), state.Create(state.NameKey(kind, name), []byte(meta.Id))}
+}
+
+// taken explains that a name could not be had, if that is why.
+func (s *Server) taken(ctx context.Context, kind, name string, err error) error {
+	if _, e := s.fresh(ctx, kind, name); e == nil {
+		return fault.WithField(fault.WithCure(fault.Errorf("server", fault.Exists, "name: there is a %s %s already", kind, name), "choose another name"), "name")
+	}
+	return err
+}
+
+// cameTrue reports whether a volume has the size and the replicas that were asked for.
+func (s *volumes) cameTrue(id string) (bool, string, error) {
+	e, ok := s.view.volumes.Get(id)
+	if !ok {
+		return false, "", fault.Errorf("server", fault.NotFound, "the volume was deleted meanwhile")
+	}
+	v := s.view.volume(e)
+	for _, c := range v.Status.Conditions {
+		if isRefusal(c) {
+			return false, "", fault.Errorf("server", fault.NoSpace, "it can't be done: %s", c.Message)
+		}
+	}
+	members := len(value(s.view.records, id).GetMembers())
+	done := v.Status.Health == v1.Health_HEALTH_HEALTHY && value(s.view.records, id).GetSizeBytes() >= v.Spec.SizeBytes && members == int(v.Spec.Replicas)
+	return done, words(v.Status.Conditions, "the cluster has not begun"), nil
+}
+
+// DeleteVolume puts a volume into the trash, or deletes it for good.
+func (s *volumes) DeleteVolume(ctx context.Context, r *v1.DeleteVolumeRequest) (*v1.DeleteVolumeResponse, error) {
+	wait, err := checkWait(r.Wait)
+	if err != nil {
+		return nil, err
+	}
+	e, err := s.findVolume(ctx, r.Volume)
+	if fault.Is(err, fault.NotFound) {
+		return &v1.DeleteVolumeResponse{}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	keep := s.trashKeep()
+	if e, err = s.discard(ctx, e, r.Purge || keep <= 0); err != nil {
+		if fault.Is(err, fault.NotFound) {
+			return &v1.DeleteVolumeResponse{}, nil
+		}
+		return nil, err
+	}
+	if e.Value.Spec.Deleting {
+		return &v1.DeleteVolumeResponse{Volume: s.view.volume(e)}, s.waitGone(ctx, e, wait)
+	}
+	return &v1.DeleteVolumeResponse{Volume: s.view.volume(e), PurgeAt: timestamppb.New(e.Value.Spec.Deleted.AsTime().Add(keep))}, nil
+}
+
+// trashKeep is how long the trash keeps volumes; 0 for not at all.
+func (s *Server) trashKeep() time.Duration {
+	if d := s.view.setting().GetTrashKeep(); d != nil {
+		return d.AsDuration()
+	}
+	return trashKeepDefault
+}
+
+// discard marks a volume as deleted, or as to be deleted for good, and frees its name.
+func (s *volumes) discard(ctx context.Context, e state.Entry[*v1.Volume], forGood bool) (state.Entry[*v1.Volume], error) {
+	return update(ctx, s.Server, state.Volumes, s.view.volumes, e.ID, func(v *v1.Volume) (ops []state.Op, err error) {
+		if v.Spec.Deleting || v.Spec.Deleted != nil && !forGood {
+			return nil, nil
+		}
+		a, err := state.Attachments.Get(ctx, s.store, e.ID)
+		switch {
+		case err == nil:
+			return nil, fault.WithCure(fault.Errorf("server", fault.Precondition, "volume %s is attached to node %s", v.Meta.Name, s.view.nodeName(a.Value.GetSpec().GetNodeId())),
+				"detach it first: holdfast volume detach "+v.Meta.Name)
+		case !fault.Is(err, fault.NotFound):
+			return nil, err
+		}
+		ops = append(ops, state.Attachments.Require(e.ID, 0))
+		reason, text := "Deleted", "it is in the trash"
+		if forGood {
+			v.Spec.Deleting, reason, text = true, "Purged", "it is being deleted for good"
+		}
+		if v.Spec.Deleted == nil {
+			v.Spec.Deleted = s.stamp()
+			ops = append(ops, s.freeName(ctx, state.KindVolume, v.Meta)...)
+		}
+		return append(ops, s.event(ctx, state.KindVolume, v.Meta, reason, "%s", text)), nil
+	})
+}
+
+// freeName gives an object's name free, if it still is the object's.
+func (s *Server) freeName(ctx context.Context, kind string, meta *v1.Meta) []state.Op {
+	key := state.NameKey(kind, meta.Name)
+	item, err := s.store.Get(ctx, key)
+	if err != nil || string(item.Value) != meta.Id {
+		return nil
+	}
+	return []state.Op{state.Delete(key, item.Revision)}
+}
+
+func (s *volumes) waitGone(ctx context.Context, e state.Entry[*v1.Volume], wait time.Duration) error {
+	return s.waitFor(ctx, wait, fmt.Sprintf("volume %s is not gone yet", e.Value.Meta.Name), func() (bool, string, error) {
+		_, there := s.view.volumes.Get(e.ID)
+		return !there, fmt.Sprintf("%d replicas are left", len(s.view.holdings.ByIndex(byVolume, e.ID))), nil
+	})
+}
+
+// RestoreVolume takes a volume out of the trash.
+func (s *volumes) RestoreVolume(ctx context.Context, r *v1.RestoreVolumeRequest) (*v1.Volume, error) {
+	e, err := s.trashed(ctx, r.Volume)
+	if err != nil {
+		return nil, err
+	}
+	name := e.Value.Meta.Name
+	if r.Name != "" {
+		if err := checkName("name", r.Name); err != nil {
+			return nil, err
+		}
+		name = r.Name
+	}
+	e, err = update(ctx, s.Server, state.Volumes, s.view.volumes, e.ID, func(v *v1.Volume) ([]state.Op, error) {
+		switch {
+		case v.Spec.Deleting:
+			return nil, usable(v)
+		case v.Spec.Deleted == nil:
+			return nil, nil
+		}
+		v.Spec.Deleted, v.Meta.Name = nil, name
+		return []state.Op{state.Create(state.NameKey(state.KindVolume, name), []byte(v.Meta.Id)),
+			s.event(ctx, state.KindVolume, v.Meta, "Restored", "it is out of the trash")}, nil
+	})
+	if fault.Is(err, fault.Busy) {
+		return nil, fault.WithCure(s.taken(ctx, state.KindVolume, name, err), "restore it by its id under another name: holdfast volume restore "+e.ID+" --name NAME")
+	}
+	if err != nil {
+		return nil, err
+	}
+	return s.view.volume(e), nil
+}
+
+// trashed finds a volume in the trash; of several of a name, the one that was deleted
+// last. One that isn't in the trash is returned as it is.
+func (s *volumes) trashed(ctx context.Context, ref string) (state.Entry[*v1.Volume], error) {
+	var best state.Entry[*v1.Volume]
+	for _, e := range s.view.volumes.ByIndex(byName, ref) {
+		d := e.Value.GetSpec().GetDeleted()
+		if d != nil && !e.Value.Spec.Deleting && (best.Value == nil || d.AsTime().After(best.Value.Spec.Deleted.AsTime())) {
+			best = e
+		}
+	}
+	if best.Value != nil {
+		return best, nil
+	}
+	return s.findVolume(ctx, ref)
+}
+
+// PurgeVolume deletes for good what is in the trash.
+func (s *volumes) PurgeVolume(ctx context.Context, r *v1.PurgeVolumeRequest) (*v1.PurgeVolumeResponse, error) {
+	wait, err := checkWait(r.Wait)
+	if err != nil {
+		return nil, err
+	}
+	e, err := s.trashed(ctx, r.Volume)
+	if fault.Is(err, fault.NotFound) {
+		return &v1.PurgeVolumeResponse{}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if e.Value.GetSpec().GetDeleted() == nil && !e.Value.GetSpec().GetDeleting() {
+		return nil, fault.WithCure(fault.Errorf("server", fault.Precondition, "volume %s is not in the trash", e.Value.Meta.Name), "delete it first: holdfast volume delete "+e.Value.Meta.Name)
+	}
+	if e, err = s.discard(ctx, e, true); err != nil && !fault.Is(err, fault.NotFound) {
+		return nil, err
+	}
+	return &v1.PurgeVolumeResponse{}, s.waitGone(ctx, e, wait)
+}
