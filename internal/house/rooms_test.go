@@ -78,6 +78,7 @@ var testOnly = map[string]string{
 
 	"internal/placement/placementtest": "it makes up clusters",
 
+	"internal/server/servertest": "a stage on which control and nodes are played",
 	"internal/attach/attachtest": "the conformance suite imports testing",
 }
 

@@ -160,9 +160,6 @@ func (s *clusters) Join(ctx context.Context, r *v1.JoinRequest) (*v1.JoinRespons
 	if err := s.checkJoin(r); err != nil {
 		return nil, err
 	}
-	if err := trust.CheckJoin(ctx, r.Token); err != nil {
-		return nil, fault.WithCure(fault.Errorf("server", fault.Denied, "the join token is not accepted: %w", err), "make a new one on a node of the cluster: holdfast token create")
-	}
 	node, err := s.joined(ctx, r)
 	if err != nil {
 		return nil, err
@@ -201,13 +198,36 @@ func (s *clusters) checkJoin(r *v1.JoinRequest) error {
 	return nil
 }
 
-// joined writes the node, or finds the one that it was before. A name that another node
-// has is refused, unless it is the same machine, which says so by its id.
-func (s *clusters) joined(ctx context.Context, r *v1.JoinRequest) (state.Entry[*v1.Node], error) {
+// joined writes the node, or finds the one that it was before; either counts the token. A
+// name that another node has is refused, unless it is the same machine, which says so by
+// its id.
+func (s *clusters) joined(ctx context.Context, r *v1.JoinRequest) (e state.Entry[*v1.Node], err error) {
+	for range attemptsMax {
+		spend, err := s.options.Trust.Spend(ctx, r.Token)
+		if err != nil {
+			return e, unreachableIf(err)
+		}
+		e, err = s.joinOnce(ctx, r, spend)
+		if !fault.Is(err, fault.Busy) {
+			return e, err
+		}
+		if _, err := s.fresh(ctx, state.KindNode, r.Name); err == nil && r.NodeId == "" {
+			return e, fault.WithField(fault.WithCure(fault.Errorf("server", fault.Exists, "name: there is a node %s already", r.Name),
+				"choose another name with --name; if that node is gone for good: holdfast node remove "+r.Name), "name")
+		}
+	}
+	return e, fault.Errorf("server", fault.Busy, "node %s did not join: %w", r.Name, errTooBusy)
+}
+
+func (s *clusters) joinOnce(ctx context.Context, r *v1.JoinRequest, spend state.Op) (state.Entry[*v1.Node], error) {
 	if r.NodeId != "" {
 		e, err := state.Nodes.Get(ctx, s.store, r.NodeId)
 		if err == nil {
-			return s.returned(ctx, e)
+			if err := s.mayReturn(e); err != nil {
+				return e, err
+			}
+			_, err := s.commit(ctx, spend, state.Nodes.Require(e.ID, e.Revision), s.event(ctx, state.KindNode, e.Value.Meta, "Returned", "it has joined anew"))
+			return e, err
 		}
 		if !fault.Is(err, fault.NotFound) {
 			return e, unreachableIf(err)
@@ -219,14 +239,8 @@ func (s *clusters) joined(ctx context.Context, r *v1.JoinRequest) (state.Entry[*
 	}
 	meta.Id = cmp.Or(r.NodeId, meta.Id) // a machine that was removed comes back as it was
 	n := &v1.Node{Meta: meta, Spec: &v1.NodeSpec{Region: r.Region, Zone: r.Zone, Rack: r.Rack}}
-	at, err := s.commit(ctx, state.Nodes.Create(meta.Id, n), state.Create(state.NameKey(state.KindNode, r.Name), []byte(meta.Id)),
+	at, err := s.commit(ctx, spend, state.Nodes.Create(meta.Id, n), state.Create(state.NameKey(state.KindNode, r.Name), []byte(meta.Id)),
 		s.event(ctx, state.KindNode, meta, "Joined", "node %s has joined", r.Name))
-	if fault.Is(err, fault.Busy) {
-		if _, e := s.fresh(ctx, state.KindNode, r.Name); e == nil {
-			return state.Entry[*v1.Node]{}, fault.WithField(fault.WithCure(fault.Errorf("server", fault.Exists, "name: there is a node %s already", r.Name),
-				"choose another name with --name; if that node is gone for good: holdfast node remove "+r.Name), "name")
-		}
-	}
 	if err != nil {
 		return state.Entry[*v1.Node]{}, err
 	}
@@ -234,17 +248,17 @@ func (s *clusters) joined(ctx context.Context, r *v1.JoinRequest) (state.Entry[*
 	return state.Entry[*v1.Node]{ID: meta.Id, Value: n, Revision: at}, s.view.nodes.Reach(ctx, at)
 }
 
-// returned lets a node join that is known. One that is up is refused: there would be two.
-func (s *clusters) returned(ctx context.Context, e state.Entry[*v1.Node]) (state.Entry[*v1.Node], error) {
+// mayReturn lets a node join that is known. One that is up is refused: there would be two.
+func (s *clusters) mayReturn(e state.Entry[*v1.Node]) error {
 	name := e.Value.GetMeta().GetName()
 	switch {
 	case s.view.up(e.ID):
-		return e, fault.WithCure(fault.Errorf("server", fault.Exists, "node %s is up: two machines can't be one node", name),
+		return fault.WithCure(fault.Errorf("server", fault.Exists, "node %s is up: two machines can't be one node", name),
 			"stop the other one; or let this one join as a new node, with an empty data directory")
 	case e.Value.GetSpec().GetRemoved():
-		return e, fault.WithCure(fault.Errorf("server", fault.Precondition, "node %s is being removed", name), "wait for that, then join again")
+		return fault.WithCure(fault.Errorf("server", fault.Precondition, "node %s is being removed", name), "wait for that, then join again")
 	}
-	return e, s.view.nodes.Reach(ctx, e.Revision)
+	return nil
 }
 
 // RenewCertificate gives a node a new certificate.

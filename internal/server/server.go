@@ -11,7 +11,7 @@ package server
 import (
 	"context"
 	"crypto/rand"
-	"crypto/x509"
+	"crypto/tls"
 	"io"
 	"log/slog"
 	"net/http"
@@ -45,11 +45,12 @@ type Trust interface {
 	// Bearer returns who holds a token of the API; fault.Denied when it is none, has ended
 	// or was revoked.
 	Bearer(ctx context.Context, token string) (Identity, error)
-	// Node returns the id of the node that a verified certificate is of; fault.Denied when
-	// it is of none.
-	Node(certificate *x509.Certificate) (string, error)
-	// CheckJoin accepts a join token, or returns fault.Denied.
-	CheckJoin(ctx context.Context, token string) error
+	// Node returns the id of the node that is at the other end of a connection; fault.Denied
+	// when it is none.
+	Node(c tls.ConnectionState) (string, error)
+	// Spend accepts a join token, or returns fault.Denied. The op counts its use, in the
+	// commit that lets the machine in; when that is busy, ask again.
+	Spend(ctx context.Context, token string) (state.Op, error)
 	// Certify makes a node's certificate (DER) for the public key of a request, and returns
 	// whom to trust.
 	Certify(ctx context.Context, csr []byte, node string, addresses []string) (certificate []byte, authorities [][]byte, err error)
@@ -136,8 +137,8 @@ const requestBytesMax = 1 << 20
 
 // ServeHTTP answers callers that prove who they are.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if r.TLS != nil && len(r.TLS.VerifiedChains) > 0 && s.options.Trust != nil {
-		if node, err := s.options.Trust.Node(r.TLS.VerifiedChains[0][0]); err == nil {
+	if r.TLS != nil && len(r.TLS.PeerCertificates) > 0 && s.options.Trust != nil {
+		if node, err := s.options.Trust.Node(*r.TLS); err == nil {
 			r = r.WithContext(context.WithValue(r.Context(), nodeKey{}, node))
 		}
 	}

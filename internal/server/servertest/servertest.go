@@ -1,0 +1,150 @@
+// Package servertest is a cluster for tests of what talks to the API: a server over a
+// state in memory, and a stage on which a puppeteer plays control, nodes and heads: what
+// specs ask for comes true at once, unless a test says otherwise.
+package servertest
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"net"
+	"net/http"
+	"path/filepath"
+	"testing"
+	"time"
+
+	v1 "github.com/holdfast-io/holdfast/api/holdfast/v1"
+
+	"github.com/holdfast-io/holdfast/api/client"
+	"github.com/holdfast-io/holdfast/internal/block"
+	"github.com/holdfast-io/holdfast/internal/server"
+	"github.com/holdfast-io/holdfast/internal/state"
+	"github.com/holdfast-io/holdfast/internal/state/memory"
+	"github.com/holdfast-io/holdfast/internal/trust"
+)
+
+// Patience is how long a test waits for what should happen at once.
+const Patience = time.Minute
+
+// Cluster is a server with its state.
+type Cluster struct {
+	T      *testing.T
+	Store  state.Store
+	Server *server.Server
+	Stage  *Stage
+	Ctx    context.Context
+	Socket string // of administrators
+	TCP    string // URL, without TLS, where callers prove who they are
+	Client *client.Client
+}
+
+// Options change what Start starts.
+type Options struct {
+	Store  state.Store // nil: in memory
+	Now    func() time.Time
+	Blocks server.ChangedBlocks
+	Still  bool // nobody plays control and nodes
+}
+
+// Start starts a server, which ends with the test.
+func Start(t *testing.T, o Options) *Cluster {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	t.Cleanup(cancel)
+	c := &Cluster{T: t, Store: o.Store, Ctx: ctx}
+	if c.Store == nil {
+		m := memory.New()
+		t.Cleanup(func() { _ = m.Close() })
+		c.Store = m
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	guard := c.found(o.Now)
+	c.Server = server.New(ctx, server.Options{Store: c.Store, Version: "test", Trust: guard, Blocks: o.Blocks, Now: o.Now})
+	c.Socket = filepath.Join(t.TempDir(), "api.sock")
+	c.serve("unix", c.Socket, c.Server.Local())
+	c.TCP = "http://" + c.serve("tcp", "127.0.0.1:0", c.Server)
+	c.Client = c.Dial(client.Options{Address: "unix://" + c.Socket})
+	c.Stage = &Stage{c: c, refusals: map[string]string{}}
+	if !o.Still {
+		go c.Stage.play(ctx)
+	}
+	return c
+}
+
+// found founds the cluster: its name, its authority, its keyring.
+func (c *Cluster) found(now func() time.Time) *server.Guard {
+	c.T.Helper()
+	id := block.ClusterID{1}
+	authority, err := trust.NewAuthority(id, now())
+	c.Must(err)
+	keyring, err := trust.NewKeyring(nil)
+	c.Must(err)
+	c.Commit(state.Put(state.AuthorityKey, authority.Marshal()), state.Put(state.KeyringKey, keyring.Marshal()))
+	_, err = server.Found(c.Ctx, c.Store, &v1.Cluster{Meta: &v1.Meta{Id: id.String(), Name: "test"}})
+	c.Must(err)
+	nobody := func(tls.ConnectionState) (block.NodeID, error) {
+		return block.NodeID{}, fmt.Errorf("there are no certificates on the stage")
+	}
+	guard, err := server.NewGuard(c.Ctx, c.Store, now, nobody)
+	c.Must(err)
+	return guard
+}
+
+// serve serves a handler until the test ends, and returns the address.
+func (c *Cluster) serve(network, address string, h http.Handler) string {
+	c.T.Helper()
+	listener, err := net.Listen(network, address)
+	c.Must(err)
+	s := server.HTTP(h)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = s.Serve(listener) // it ends when it is closed
+	}()
+	c.T.Cleanup(func() { _ = s.Close(); <-done })
+	return listener.Addr().String()
+}
+
+// Dial makes a client, which ends with the test.
+func (c *Cluster) Dial(o client.Options) *client.Client {
+	c.T.Helper()
+	cl, err := client.Dial(o)
+	c.Must(err)
+	c.T.Cleanup(cl.Close)
+	return cl
+}
+
+// As makes a client over TCP with a token of a role.
+func (c *Cluster) As(role v1.Role) *client.Client {
+	c.T.Helper()
+	r, err := c.Client.Cluster.CreateToken(c.Ctx, &v1.CreateTokenRequest{Kind: v1.TokenKind_TOKEN_KIND_API, Role: role, Subject: role.String()})
+	c.Must(err)
+	return c.Dial(client.Options{Address: c.TCP, Token: r.Secret})
+}
+
+// Must ends the test when something that can't fail did.
+func (c *Cluster) Must(err error) {
+	c.T.Helper()
+	if err != nil {
+		c.T.Fatal(err)
+	}
+}
+
+// Commit commits ops.
+func (c *Cluster) Commit(ops ...state.Op) state.Revision {
+	c.T.Helper()
+	at, err := c.Store.Commit(c.Ctx, ops...)
+	c.Must(err)
+	return at
+}
+
+// Transport returns an HTTP client that connects to the socket whatever the address.
+func (c *Cluster) Transport() *http.Client {
+	t := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", c.Socket)
+	}}
+	c.T.Cleanup(t.CloseIdleConnections)
+	return &http.Client{Transport: t}
+}
