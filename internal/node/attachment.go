@@ -10,6 +10,7 @@ import (
 	"github.com/holdfast-io/holdfast/internal/attach"
 	"github.com/holdfast-io/holdfast/internal/attach/fuse"
 	"github.com/holdfast-io/holdfast/internal/attach/mount"
+	"github.com/holdfast-io/holdfast/internal/coordinator"
 	"github.com/holdfast-io/holdfast/internal/fault"
 	"github.com/holdfast-io/holdfast/internal/state"
 )
@@ -149,11 +150,16 @@ func (a *attachment) bring(w wish) error {
 			return err
 		}
 	}
+	if err := a.members(w); err != nil {
+		a.log.Warn("the volume's replicas can't be changed now", "err", err)
+	}
 	switch {
 	case w.attach == nil && a.show != nil:
 		return a.hide()
 	case w.attach == nil:
 		return nil
+	case w.attach.Aborted:
+		return a.abort()
 	case a.show == nil:
 		if err := a.present(w); err != nil {
 			return err
@@ -296,13 +302,55 @@ func (a *attachment) detach() error {
 			return err
 		}
 	}
-	a.drop()
+	if err := a.release(); err != nil {
+		return err
+	}
 	if a.said != nil {
 		if _, err := a.d.o.Store.Commit(a.d.ctx, state.AttachStatuses.Delete(a.id, 0)); err != nil {
 			return err
 		}
 		a.said = nil
 	}
+	return nil
+}
+
+// release gives the volume back: everything is written, the record says that nobody owns
+// it, and the next owner need not wait for a lease. If that can't be said in time, the
+// leases run out by themselves.
+func (a *attachment) release() error {
+	if a.head == nil {
+		return nil
+	}
+	h := a.head
+	a.d.node.do(func() { h.step(coordinator.Detach{}, nil) })
+	select {
+	case why := <-a.lost:
+		if !h.coord.Detached() {
+			a.log.Warn("the volume was lost while it was given back", "why", why)
+		}
+	case <-time.After(detachTimeout):
+		a.log.Warn("the volume can't be given back in order: its leases will run out")
+		a.drop()
+	case <-a.d.ctx.Done():
+		a.drop()
+	}
+	a.head, a.back, a.lost = nil, nil, nil
+	return nil
+}
+
+// abort has everything fail that waits, and all that comes.
+func (a *attachment) abort() error {
+	if a.show == nil {
+		return nil
+	}
+	a.log.Warn("aborted, as was wished for")
+	if err := a.show.Abort(); err != nil {
+		return err
+	}
+	h := a.head
+	a.d.node.do(func() { h.step(coordinator.Abort{}, nil) })
+	<-a.show.Ended()
+	a.show, a.mounted = nil, ""
 	return nil
 }
 

@@ -20,8 +20,8 @@ type head struct {
 	coord   *coordinator.Coordinator
 	records *records
 
-	links    []conversation // by member; nil where there is none, or it is not made yet
-	opening  []uint64       // id of the Open that a member has not answered
+	links    map[int]conversation // by member; nil where there is none, or it is not made yet
+	opening  map[int]uint64       // id of the Open that a member has not answered
 	events   queue[headEvent]
 	stepping bool
 	timer    *host.Timer
@@ -52,7 +52,7 @@ const ticksPerLease = 12
 // when it has lost the volume, or has detached it.
 func (n *Node) newHead(rec spec.Record, r *records, stopped func(error)) *head {
 	h := &head{n: n, volume: rec.Volume, log: n.log.With("volume", rec.Volume), records: r, stopped: stopped,
-		links: make([]conversation, len(rec.Members)), opening: make([]uint64, len(rec.Members))}
+		links: make(map[int]conversation), opening: make(map[int]uint64)}
 	h.coord = coordinator.New(rec, coordinator.Options{Node: n.o.Node, Incarnation: n.incarnation, Lease: n.o.Lease,
 		ReplicaTimeout: n.o.ReplicaTimeout, QueueMax: queueMax})
 	h.timer = n.loop.NewTimer(h.tick)
@@ -151,6 +151,15 @@ func (h *head) perform(fx coordinator.Effects) {
 	for _, q := range fx.Complete {
 		q.User.(user).completed(q)
 	}
+	for _, ch := range fx.Changed {
+		ch.User.(func(error))(ch.Err)
+	}
+}
+
+// order has the volume itself changed, and then called when that is done or refused.
+func (h *head) order(ch *coordinator.Change, then func(error)) {
+	ch.User = then
+	h.step(coordinator.Order{Change: ch}, nil)
 }
 
 // user is whoever submits a request.
@@ -179,10 +188,6 @@ func (h *head) send(s coordinator.Send) {
 
 // link makes a connection to a member.
 func (h *head) link(m int) {
-	for len(h.links) <= m {
-		h.links, h.opening = append(h.links, nil), append(h.opening, 0)
-	}
-	h.drop(m)
 	member := h.coord.Member(m)
 	if member.Node != h.n.o.Node {
 		h.n.peer(member.Node).connect(&remote{h: h, member: m, p: h.n.peer(member.Node)})
@@ -213,7 +218,7 @@ func (h *head) unlinked(m int, c conversation) {
 	if h.over || h.links[m] != nil && h.links[m] != c {
 		return
 	}
-	h.links[m] = nil
+	delete(h.links, m)
 	h.step(coordinator.Unlinked{Member: m}, nil)
 }
 
@@ -226,7 +231,7 @@ func (h *head) received(m int, c conversation, id uint64, msg wire.Message, hold
 		return
 	}
 	if h.opening[m] == id {
-		h.opening[m] = 0
+		delete(h.opening, m)
 		if f, ok := msg.(*wire.Fail); ok && (f.Status == fault.Unavailable || f.Status == fault.NotFound) {
 			// Its node has only begun to look for what lies there: not a failure, to be tried again.
 			h.drop(m)
@@ -253,7 +258,7 @@ func wrong(d *wire.ReadDone) bool {
 func (h *head) drop(m int) {
 	if h.links[m] != nil {
 		h.links[m].close()
-		h.links[m] = nil
+		delete(h.links, m)
 	}
 }
 

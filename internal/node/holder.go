@@ -40,8 +40,10 @@ func (h *holder) run(ctx context.Context) {
 			h.said[e.ID] = e.Value
 		}
 	}
-	assigned := v.assignments.Feed()
+	assigned, condemned := v.assignments.Feed(), v.condemned.Feed()
 	defer assigned.Close()
+	defer condemned.Close()
+	h.sayAll(ctx)
 	look := time.NewTicker(lookEvery)
 	defer look.Stop()
 	for {
@@ -50,33 +52,69 @@ func (h *holder) run(ctx context.Context) {
 			for _, id := range assigned.Take() {
 				h.bring(ctx, id)
 			}
+		case <-condemned.Some():
+			for _, id := range condemned.Take() {
+				if e, ok := v.condemned.Get(id); ok && e.Value.NodeId == h.node {
+					h.give(ctx, e.Value)
+				}
+			}
 		case <-look.C:
+			for _, e := range v.condemned.List() {
+				if e.Value.NodeId == h.node {
+					h.give(ctx, e.Value)
+				}
+			}
 			for _, e := range v.assignments.List() {
 				h.bring(ctx, e.ID)
 			}
+			h.sayAll(ctx)
 		case <-ctx.Done():
 			return
 		}
 	}
 }
 
-// bring makes what a volume's assignment wants here, and deletes what it no longer does.
+// bring makes what a volume's assignment wants here.
 func (h *holder) bring(ctx context.Context, volume string) {
 	e, ok := h.d.view.assignments.Get(volume)
-	wanted := map[string]bool{}
-	if ok {
-		for _, r := range e.Value.Replicas {
-			if r.NodeId == h.node {
-				wanted[r.ReplicaId] = true
-				h.say(ctx, h.make(ctx, e.Value, r))
+	if !ok {
+		return
+	}
+	for _, r := range e.Value.Replicas {
+		_, doomed := h.d.view.condemned.Get(r.ReplicaId)
+		if r.NodeId == h.node && !doomed {
+			h.say(ctx, h.make(ctx, e.Value, r))
+		}
+	}
+}
+
+// sayAll says what lies here whether or not anybody expects it.
+func (h *holder) sayAll(ctx context.Context) {
+	var all []*statepb.Holding
+	h.d.node.do(func() {
+		for _, r := range h.d.node.residents {
+			all = append(all, r.holding(h.node))
+		}
+	})
+	for _, now := range all {
+		if v, err := block.ParseVolumeID(now.VolumeId); err == nil {
+			if p := h.d.poolOf(now.PoolId); p != nil {
+				now.UsedBytes = p.usedBytes(v)
 			}
 		}
+		h.say(ctx, now)
 	}
-	for id, said := range h.said {
-		if said.VolumeId == volume && !wanted[id] {
-			h.give(ctx, said)
-		}
+}
+
+// holding returns what can be said of a replica. The loop's.
+func (r *resident) holding(node string) *statepb.Holding {
+	m := r.store.Manifest()
+	said := &statepb.Holding{ReplicaId: r.id.String(), VolumeId: r.volume.String(), NodeId: node, PoolId: r.pool.id,
+		Ready: true, SizeBytes: m.Size, Generation: uint32(m.Generation)}
+	if err := r.store.Err(); err != nil {
+		said.Ready, said.Problem = false, err.Error()
 	}
+	return said
 }
 
 // make makes sure of a replica, and returns what can be said of it.
@@ -101,19 +139,14 @@ func (h *holder) make(ctx context.Context, a *statepb.Assignment, want *statepb.
 	}
 	h.d.node.do(func() {
 		if r := h.d.node.residents[s.Replica]; r != nil {
-			m := r.store.Manifest()
-			said.Ready, said.SizeBytes, said.Generation = true, m.Size, uint32(m.Generation)
-			if err := r.store.Err(); err != nil {
-				said.Ready, said.Problem = false, err.Error()
-			}
+			said = r.holding(h.node)
 		}
 	})
 	said.UsedBytes = p.usedBytes(s.Volume)
 	return said
 }
 
-// ensure makes the replica if it is not there. One of the same volume that was given up
-// is in its way, and goes.
+// ensure makes the replica if it is not there.
 func (h *holder) ensure(ctx context.Context, p *ownPool, s store.Spec) error {
 	var there bool
 	var other *resident
@@ -129,9 +162,7 @@ func (h *holder) ensure(ctx context.Context, p *ownPool, s store.Spec) error {
 		return nil
 	}
 	if other != nil {
-		if err := p.remove(ctx, other); err != nil {
-			return err
-		}
+		return fault.E("node.hold", fault.Busy, s.Volume, fmt.Errorf("replica %v of the same volume is in this pool, and not deleted yet", other.id))
 	}
 	h.d.o.Log.Info("making a replica", "volume", s.Volume, "replica", s.Replica, "pool", p.pool.Path())
 	return p.create(ctx, s)
@@ -151,28 +182,27 @@ func (h *holder) say(ctx context.Context, now *statepb.Holding) {
 	h.said[now.ReplicaId] = now
 }
 
-// give deletes a replica that no assignment names any more, and says so. It does that
-// only to what the state knows that it is here: a state that was restored from an old
-// dump knows less, and must not cost data.
-func (h *holder) give(ctx context.Context, said *statepb.Holding) {
-	id, err := block.ParseReplicaID(said.ReplicaId)
+// give deletes a replica that was condemned, and says so. Nothing else deletes one: a
+// state that was restored from an old dump knows less, and must not cost data.
+func (h *holder) give(ctx context.Context, c *statepb.Condemned) {
+	id, err := block.ParseReplicaID(c.ReplicaId)
 	if err != nil {
-		h.d.o.Log.Error("a holding that is none", "holding", said.ReplicaId, "err", err)
+		h.d.o.Log.Error("a condemned replica that is none", "replica", c.ReplicaId, "err", err)
 		return
 	}
 	var r *resident
 	h.d.node.do(func() { r = h.d.node.residents[id] })
 	if r != nil {
-		h.d.o.Log.Info("deleting a replica", "volume", said.VolumeId, "replica", said.ReplicaId)
-		if err := r.pool.remove(ctx, r); err != nil && !fault.Is(err, fault.Busy) {
-			h.d.o.Log.Error("a replica can't be deleted", "replica", said.ReplicaId, "err", err)
+		h.d.o.Log.Info("deleting a replica", "volume", c.VolumeId, "replica", c.ReplicaId, "why", c.Reason)
+		if err := r.pool.remove(ctx, r); err != nil {
+			h.d.o.Log.Error("a replica can't be deleted", "replica", c.ReplicaId, "err", err)
 			return
 		}
 	}
-	if _, err := h.d.o.Store.Commit(ctx, state.Holdings.Delete(said.ReplicaId, 0)); err != nil {
+	if _, err := h.d.o.Store.Commit(ctx, state.Holdings.Delete(c.ReplicaId, 0)); err != nil {
 		return // the next look tries again
 	}
-	delete(h.said, said.ReplicaId)
+	delete(h.said, c.ReplicaId)
 }
 
 // poolOf returns the open pool of that id, or nil.

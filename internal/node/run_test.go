@@ -188,6 +188,9 @@ func TestVolumeIsADeviceThroughARestart(t *testing.T) {
 	if _, err := os.Lstat(dev); err == nil {
 		t.Error("the device is still there")
 	}
+	if r, err := state.Records.Get(t.Context(), m.store, id); err != nil || r.Value.OwnerNodeId != "" {
+		t.Errorf("the record says %v, %v: the volume was not given back", r.Value, err)
+	}
 }
 
 // detach waits until nothing is left.

@@ -49,8 +49,11 @@ func (a *attachment) status(w wish, problem error) *v1.AttachmentStatus {
 // replicaStatuses returns the members as the head sees them. The loop's.
 func replicaStatuses(rec spec.Record, h *head) (list []*v1.ReplicaStatus) {
 	for i, m := range rec.Members {
+		if m.State == 0 { // it was removed
+			continue
+		}
 		r := &v1.ReplicaStatus{Id: m.Replica.String(), NodeId: m.Node.String(), OutdatedSince: uint64(m.Since),
-			State: v1.ReplicaState_REPLICA_STATE_IN_SYNC, Reachable: i < len(h.links) && h.links[i] != nil}
+			State: v1.ReplicaState_REPLICA_STATE_IN_SYNC, Reachable: h.links[i] != nil}
 		if m.State == spec.Outdated {
 			if r.State = v1.ReplicaState_REPLICA_STATE_OUTDATED; r.Reachable {
 				r.State = v1.ReplicaState_REPLICA_STATE_SYNCING

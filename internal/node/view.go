@@ -18,6 +18,7 @@ type view struct {
 	volumes     *state.Mirror[*v1.Volume]
 	assignments *state.Mirror[*statepb.Assignment]
 	holdings    *state.Mirror[*statepb.Holding]
+	condemned   *state.Mirror[*statepb.Condemned]
 	attachments *state.Mirror[*v1.Attachment]
 	snapshots   *state.Mirror[*v1.Snapshot]
 }
@@ -29,6 +30,7 @@ func newView(ctx context.Context, s state.Store) *view {
 		volumes:     state.NewMirror(ctx, s, state.Volumes, nil),
 		assignments: state.NewMirror(ctx, s, state.Assignments, nil),
 		holdings:    state.NewMirror(ctx, s, state.Holdings, nil),
+		condemned:   state.NewMirror(ctx, s, state.Condemned, nil),
 		attachments: state.NewMirror(ctx, s, state.Attachments, nil),
 		snapshots:   state.NewMirror(ctx, s, state.Snapshots, nil),
 	}
@@ -36,7 +38,7 @@ func newView(ctx context.Context, s state.Store) *view {
 
 // ready waits until everything was read once.
 func (v *view) ready(ctx context.Context) error {
-	for _, ready := range []<-chan struct{}{v.nodes.Ready(), v.volumes.Ready(), v.assignments.Ready(), v.holdings.Ready(),
+	for _, ready := range []<-chan struct{}{v.nodes.Ready(), v.volumes.Ready(), v.assignments.Ready(), v.holdings.Ready(), v.condemned.Ready(),
 		v.attachments.Ready(), v.snapshots.Ready()} {
 		select {
 		case <-ready:
