@@ -79,6 +79,8 @@ var testOnly = map[string]string{
 	"internal/placement/placementtest": "it makes up clusters",
 
 	"internal/server/servertest": "a stage on which control and nodes are played",
+	"internal/csi/csitest":       "a cluster without replicas, for tests of the doors",
+
 	"internal/attach/attachtest": "the conformance suite imports testing",
 }
 
