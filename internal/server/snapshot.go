@@ -300,7 +300,7 @@ func (s *snapshots) existingGroup(ctx context.Context, members []state.Entry[*v1
 				return "", nil, err
 			}
 		}
-		if found != (len(list) == i) || found && i > 0 && e.Value.Spec.GroupId != group || found && e.Value.Spec.GroupId == "" {
+		if found && len(list) != i || !found && len(list) > 0 || found && i > 0 && e.Value.Spec.GroupId != group || found && e.Value.Spec.GroupId == "" {
 			return "", nil, fault.WithCure(fault.Errorf("server", fault.Exists, "snapshots called %s-… exist, and are not of these volumes at one moment", name), "choose another name")
 		}
 		if !found {
