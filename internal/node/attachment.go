@@ -32,6 +32,7 @@ type attachment struct {
 
 	mu     sync.Mutex
 	wanted wish
+	front  attach.Frontend // show, for those who look
 	leaves bool
 	runs   bool          // of attachments
 	news   chan struct{} // has a value when wanted or leaves changed
@@ -264,7 +265,8 @@ func (a *attachment) serve(o attach.Options) error {
 	if err := f.Start(a.d.ctx); err != nil {
 		return err
 	}
-	a.show, a.left = f, nil
+	a.left = nil
+	a.showing(f)
 	a.log.Info("attached", "device", f.Device().Link, "name", o.Name)
 	return nil
 }
@@ -281,7 +283,7 @@ func (a *attachment) hide() error {
 		return fault.WithCure(err, "unmount it, and end what has it open")
 	}
 	if err == nil {
-		a.show = nil
+		a.showing(nil)
 	}
 	return err
 }
@@ -350,7 +352,8 @@ func (a *attachment) abort() error {
 	h := a.head
 	a.d.node.do(func() { h.step(coordinator.Abort{}, nil) })
 	<-a.show.Ended()
-	a.show, a.mounted = nil, ""
+	a.mounted = ""
+	a.showing(nil)
 	return nil
 }
 
@@ -373,7 +376,7 @@ func (a *attachment) lose(why error) {
 			a.log.Error("a device that lost its volume can't be taken away", "err", err)
 		}
 		<-a.show.Ended()
-		a.show = nil
+		a.showing(nil)
 	}
 	a.say(why)
 }
@@ -388,7 +391,22 @@ func (a *attachment) ended() <-chan struct{} {
 
 func (a *attachment) deviceGone() {
 	a.log.Warn("the device was taken away", "err", a.show.Err())
-	a.show = nil
+	a.showing(nil)
+}
+
+// showing notes what shows the volume; nil is nothing.
+func (a *attachment) showing(f attach.Frontend) {
+	a.show = f
+	a.mu.Lock()
+	a.front = f
+	a.mu.Unlock()
+}
+
+// frontend returns what shows the volume, or nil. Any goroutine.
+func (a *attachment) frontend() attach.Frontend {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.front
 }
 
 // handOver leaves the device to the next process.

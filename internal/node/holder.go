@@ -9,6 +9,7 @@ import (
 
 	"github.com/holdfast-io/holdfast/internal/block"
 	"github.com/holdfast-io/holdfast/internal/fault"
+	"github.com/holdfast-io/holdfast/internal/spec"
 	"github.com/holdfast-io/holdfast/internal/state"
 	"github.com/holdfast-io/holdfast/internal/state/statepb"
 	"github.com/holdfast-io/holdfast/internal/store"
@@ -131,7 +132,7 @@ func (h *holder) make(ctx context.Context, a *statepb.Assignment, want *statepb.
 		err = s.Replica.UnmarshalText([]byte(want.ReplicaId))
 	}
 	if err == nil {
-		err = h.ensure(ctx, p, s)
+		err = h.ensure(ctx, p, s, a)
 	}
 	if err != nil {
 		said.Problem = err.Error()
@@ -147,7 +148,7 @@ func (h *holder) make(ctx context.Context, a *statepb.Assignment, want *statepb.
 }
 
 // ensure makes the replica if it is not there.
-func (h *holder) ensure(ctx context.Context, p *ownPool, s store.Spec) error {
+func (h *holder) ensure(ctx context.Context, p *ownPool, s store.Spec, a *statepb.Assignment) error {
 	var there bool
 	var other *resident
 	h.d.node.do(func() {
@@ -165,7 +166,21 @@ func (h *holder) ensure(ctx context.Context, p *ownPool, s store.Spec) error {
 		return fault.E("node.hold", fault.Busy, s.Volume, fmt.Errorf("replica %v of the same volume is in this pool, and not deleted yet", other.id))
 	}
 	h.d.o.Log.Info("making a replica", "volume", s.Volume, "replica", s.Replica, "pool", p.pool.Path())
-	return p.create(ctx, s)
+	if a.SourceVolumeId == "" {
+		return p.create(ctx, s)
+	}
+	rec, _, err := stateRecords{h.d.o.Store}.get(ctx, a.VolumeId)
+	if err != nil {
+		return err
+	}
+	if m := rec.Find(s.Replica); m < 0 || rec.Members[m].State != spec.InSync {
+		return p.create(ctx, s) // it is filled from the others
+	}
+	source, err := block.ParseVolumeID(a.SourceVolumeId)
+	if err != nil {
+		return err
+	}
+	return p.clone(ctx, source, block.Generation(a.SourceGeneration), s)
 }
 
 // say writes a holding if it differs from what was written.

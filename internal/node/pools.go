@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"path/filepath"
 	"syscall"
@@ -73,6 +74,24 @@ func (o *ownPool) open(ctx context.Context, v block.VolumeID) error {
 func (o *ownPool) create(ctx context.Context, s store.Spec) error {
 	err := o.n.wait(ctx, func(done func(error)) {
 		store.Create(o.disk, s.Volume.String(), s, o.options(), done)
+	})
+	if err != nil && !fault.Is(err, fault.Exists) {
+		return err
+	}
+	return o.open(ctx, s.Volume)
+}
+
+// clone makes a replica that begins as what a generation of another volume's replica in
+// the pool shows, and opens it.
+func (o *ownPool) clone(ctx context.Context, source block.VolumeID, gen block.Generation, s store.Spec) error {
+	err := o.n.wait(ctx, func(done func(error)) {
+		for _, r := range o.n.residents {
+			if r.volume == source && r.pool == o {
+				r.store.Clone(gen, s.Volume.String(), s, done)
+				return
+			}
+		}
+		done(fault.E("node.clone", fault.NotFound, s.Volume, fmt.Errorf("pool %s has no replica of volume %v, whose snapshot it begins with", o.id, source)))
 	})
 	if err != nil && !fault.Is(err, fault.Exists) {
 		return err

@@ -40,6 +40,8 @@ type Options struct {
 	Keeper string
 	// Errand starts the program whose process calls errand.Main.
 	Errand errand.Command
+	// Debug is the path of a Unix socket for metrics and debug pages; "" is none.
+	Debug string
 	// LinkDir is where devices have their stable names; "" is attach.DefaultLinkDir.
 	LinkDir string
 
@@ -143,6 +145,9 @@ func (d *daemon) agents() {
 	n.work(func(context.Context) { d.hold.run(d.ctx) })
 	n.work(func(context.Context) { d.show.run(d.ctx) })
 	n.work(func(context.Context) { d.report(d.ctx) })
+	if d.o.Debug != "" {
+		n.work(func(context.Context) { d.debugPages(d.ctx) })
+	}
 	n.work(func(context.Context) {
 		state.KeepThere(d.ctx, d.o.Store, state.Item{Key: state.AliveKey(d.o.Node.String())}, d.o.AliveTTL, func(err error) {
 			if err != nil && d.ctx.Err() == nil {

@@ -6,9 +6,12 @@ import (
 	"crypto/rand"
 	"io"
 	"log/slog"
+	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -87,7 +90,7 @@ func newMachine(t *testing.T) *machine {
 	}
 	m.o = Options{Node: node, Cluster: cluster, Name: "n", Store: m.store, Pools: []string{filepath.Join(dir, "pool")},
 		Listen: "127.0.0.1:0", Keeper: socket, Errand: errand.Command{"/proc/self/exe", errandArg},
-		LinkDir: filepath.Join(dir, "dev"), Lease: time.Second, ReplicaTimeout: time.Second, Log: log}
+		LinkDir: filepath.Join(dir, "dev"), Debug: filepath.Join(dir, "debug.sock"), Lease: time.Second, ReplicaTimeout: time.Second, Log: log}
 	t.Cleanup(func() { m.stop() })
 	m.start()
 	return m
@@ -158,6 +161,21 @@ func await[T proto.Message](m *machine, table state.Table[T], id string, so func
 	}
 }
 
+// page reads a debug page.
+func (m *machine) page(path string) string {
+	m.t.Helper()
+	c := http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, "unix", m.o.Debug)
+	}}}
+	r, err := c.Get("http://node" + path)
+	must(m.t, err)
+	defer r.Body.Close()
+	text, err := io.ReadAll(r.Body)
+	must(m.t, err)
+	return string(text)
+}
+
 // sh runs a command of the shell: a process that may wait for a device.
 func sh(t *testing.T, command string, args ...string) string {
 	t.Helper()
@@ -177,6 +195,15 @@ func TestVolumeIsADeviceThroughARestart(t *testing.T) {
 	dev := m.attach(id)
 	sh(t, `seq 1 100000 | dd of="$1" bs=64k oflag=direct conv=fsync,notrunc iflag=fullblock status=none || true`, dev)
 	before := sh(t, `sha256sum <"$1"`, dev)
+	for page, want := range map[string]string{
+		"/metrics":          `holdfast_volume_io_seconds_count{op="flush",volume="db"} `,
+		"/debug/volumes":    id + " db",
+		"/debug/volumes/db": "member 0: InSync",
+	} {
+		if got := m.page(page); !strings.Contains(got, want) {
+			t.Errorf("%s lacks %q:\n%s", page, want, got)
+		}
+	}
 	m.stop()
 	m.start()
 	await(m, state.AttachStatuses, id, attached)
