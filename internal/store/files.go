@@ -67,8 +67,7 @@ func (r *Replica) file(key fileKey, q *Request) *file {
 		f = r.openFile(key)
 	}
 	if f.ready {
-		r.files.clock++
-		f.used = r.files.clock
+		r.useFile(f)
 		q.holdFile(f)
 		return f
 	}
@@ -130,8 +129,7 @@ func (t *task) file(key fileKey) (*file, error) {
 		}
 		if f.ready {
 			f.refs++
-			r.files.clock++
-			f.used = r.files.clock
+			r.useFile(f)
 			return f, nil
 		}
 		if f.err != nil {
@@ -185,6 +183,7 @@ func (t *task) shrinkFiles() {
 		}
 		t.closeFile(victim)
 	}
+	r.opts.Shared.shrinkFiles()
 }
 
 // closeFile closes an idle file. Whoever wants it meanwhile waits, and then opens it

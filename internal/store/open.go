@@ -196,6 +196,7 @@ func newReplica(d host.Disk, dir string, o Options) *Replica {
 func Open(d host.Disk, dir string, o Options, done func(*Replica, error)) {
 	r := newReplica(d, dir, o)
 	r.spawn("open", func(t *task) {
+		r.opts.Shared.join(r)
 		if err := t.open(); err != nil {
 			t.awaitOthers()
 			t.letGo()

@@ -24,6 +24,8 @@ type Options struct {
 	// FilesMax is how many chunk files are kept open; 0 is 1024. Random reads all
 	// over more than these are about half as fast: each has a file opened first.
 	FilesMax int
+	// Shared bounds what this replica and others take together; nil bounds nothing more.
+	Shared *Shared
 	// JournalBlocks is the length of a new replica's journal, in 4 KiB blocks; 0 is
 	// 1024. The least is 16.
 	JournalBlocks int
@@ -201,6 +203,7 @@ func (r *Replica) Abandon() { r.abandon(nil) }
 // abandon stops every task but the one that calls.
 func (r *Replica) abandon(caller *task) {
 	r.closed, r.abandoned = true, true
+	r.opts.Shared.leave(r)
 	for t := range r.tasks {
 		if t != caller {
 			t.stop()

@@ -66,7 +66,7 @@ func (t *task) saveLoop() {
 	s.task = t
 	for {
 		for !s.again || r.broken != nil {
-			s.idle = true
+			s.idle, s.buf = true, nil // of hundreds of replicas few save at a time
 			for _, w := range s.tasks {
 				w.wake()
 			}
@@ -125,7 +125,7 @@ func (r *Replica) toSave() (tables []*table, regions []block.Region) {
 		}
 		slices.SortFunc(tables, func(a, b *table) int { return cmp.Compare(a.first, b.first) })
 	}
-	if len(tables) == 0 && r.tables.dirty > r.opts.TablesMax/2 {
+	if len(tables) == 0 && (r.tables.dirty > r.opts.TablesMax/2 || r.opts.Shared.crowded()) {
 		for _, tab := range r.tables.list {
 			if tab.dirty {
 				tables = append(tables, tab)

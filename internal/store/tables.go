@@ -51,6 +51,9 @@ func (r *Replica) addTable(t *table) {
 			return
 		}
 	}
+	if r.opts.Shared != nil {
+		r.opts.Shared.shrinkTables(t)
+	}
 }
 
 // dropOneTable drops the least recently used of a few tables that may be dropped.
