@@ -58,7 +58,9 @@
 //     those whose data never arrived, which their checksum shows.
 //   - A table is written only after a Flush of the mappings in it; the journal forgets
 //     a mapping only when the table is durable and the region table demands it.
-//   - A region is marked clean only when its tables are durable.
+//   - A region is marked clean only when its tables are durable. A record names a newer
+//     table only when the older ones are durable, so that a bad copy of those is damage,
+//     not a write that was interrupted.
 //
 // # Damage
 //
@@ -67,11 +69,9 @@
 // block again heals it. A region with bad metadata takes no write before [Replica.Reset],
 // which gives up what it held, so that it can be filled from another copy.
 //
-// Two things can't be told apart by a replica alone, both after a crash, in a region that
-// was dirty then, until the region is clean again: a block that was written since it became
-// dirty, and whose checksum had not reached the disk, is believed as it lies there; and a
-// damaged table of a generation that is no longer the live one may pass for one whose
-// writing the crash interrupted, so that its other copy, or the journal, is believed.
+// One thing can't be told by a replica alone: after a crash, a block that was written since
+// its region became dirty, and whose checksum had not reached the disk, is believed as it
+// lies there.
 //
 // A write or a sync that fails means that the replica lost something that it can't name:
 // it fails for good, notes that in the file lost, and the next process shows what was

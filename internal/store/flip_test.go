@@ -21,7 +21,6 @@ type flipped struct {
 	gens  []block.Generation
 	shown map[block.Generation]map[block.Index]uint64
 	owner map[storedBlock][]block.Index // whose a slot is, in some generation that can be read
-	blind map[tableKey]bool             // tables whose damage may pass for a torn write
 }
 
 // storedBlock is a slot of a chunk file.
@@ -40,7 +39,7 @@ var flipPlaces = []block.Extent{{Start: 0, Count: 24}, {Start: block.PerRegion -
 func newFlipped(t *testing.T, dirty bool) *flipped {
 	d := simdisk.New(simdisk.Options{Seed: 5})
 	x := &flipped{opts: Options{Boot: 1, JournalBlocks: 32}, dirty: dirty,
-		shown: map[block.Generation]map[block.Index]uint64{}, owner: map[storedBlock][]block.Index{}, blind: map[tableKey]bool{}}
+		shown: map[block.Generation]map[block.Index]uint64{}, owner: map[storedBlock][]block.Index{}}
 	g := newRig(t, d, flipSize, x.opts)
 	rnd := rand.New(rand.NewPCG(9, 9))
 	for round := range 4 {
@@ -80,21 +79,7 @@ func newFlipped(t *testing.T, dirty bool) *flipped {
 		x.disk = d
 	}
 	x.learnOwners(t)
-	x.learnBlind(t)
 	return x
-}
-
-// learnBlind notes the tables of older generations in regions that were dirty when the
-// power was lost: doc.go says why.
-func (x *flipped) learnBlind(t *testing.T) {
-	x.rig(t, x.disk.Clone()).inspect(func(i *Inspection) {
-		i.r.regions.each(func(n block.Region, rg *region) bool {
-			for g := rg.since; rg.suspect && g < rg.tableGen; g++ {
-				x.blind[tableKey{n, g}] = true
-			}
-			return true
-		})
-	})
 }
 
 func (x *flipped) rig(t *testing.T, d *simdisk.Disk) *rig {
@@ -156,9 +141,6 @@ func (x *flipped) draw(rnd *rand.Rand, kind int, files []string) flip {
 	key, _ := parseFileKey(file)
 	if kind == 3 {
 		n := key.region([]int{0, 1, 15}[rnd.IntN(3)])
-		if x.blind[tableKey{n, key.gen}] {
-			return x.draw(rnd, kind, files)
-		}
 		return flip{"chunks/" + file, tableOffset(n, uint32(rnd.IntN(2)))*8 + rnd.Int64N(tableSize*8), "block table", x.region(n), false}
 	}
 	slot := uint16(rnd.IntN(80))

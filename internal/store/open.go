@@ -235,6 +235,7 @@ func (t *task) open() error {
 		return err
 	}
 	if clean == 0 {
+		r.crashed = true
 		r.flusher.all = true
 		r.flusher.created = true
 	} else if err := t.change(func(m *Manifest) { m.Journal, m.JournalTail = 0, clean }); err != nil {
@@ -455,6 +456,9 @@ func (t *task) close() error {
 	})
 	if suspect {
 		return nil // the crash before this session is not settled everywhere
+	}
+	if err := t.agreeAll(); err != nil {
+		return err
 	}
 	return t.change(func(m *Manifest) { m.Journal = r.journal.next })
 }

@@ -17,7 +17,7 @@ import (
 //	    one when the region is clean
 //	20  lost u32: what generations before this one show of the region can't be believed,
 //	    0 none; see Replica.Reset
-//	24  reserved u32
+//	24  flags u32: 1 rewriting, tables older than the newest one are being written again
 //	28  checksum u32 of the 28 bytes before and the region number
 //
 // 32 zero bytes are the record of a region that was never written.
@@ -37,7 +37,12 @@ type record struct {
 	tableGen block.Generation
 	tableSeq uint32
 	lost     block.Generation // generations before this one are lost here
+	// rewriting means that a bad copy of an older table may be a torn write. Else it is
+	// damage: older tables are durable before a record names a newer one.
+	rewriting bool
 }
+
+const flagRewriting = 1
 
 func (r record) encode(b []byte, region block.Region) {
 	clear(b[:recordSize])
@@ -50,6 +55,9 @@ func (r record) encode(b []byte, region block.Region) {
 	le.PutUint32(b[12:], uint32(r.tableGen))
 	le.PutUint32(b[16:], r.tableSeq)
 	le.PutUint32(b[20:], uint32(r.lost))
+	if r.rewriting {
+		le.PutUint32(b[24:], flagRewriting)
+	}
 	le.PutUint32(b[28:], recordSum(b, region))
 }
 
@@ -68,7 +76,7 @@ func decodeRecord(b []byte, region block.Region) (record, error) {
 	if got, want := recordSum(b, region), le.Uint32(b[28:]); got != want {
 		return record{}, fmt.Errorf("record of region %d: checksum %08x, want %08x", region, got, want)
 	}
-	if le.Uint32(b[24:]) != 0 {
+	if le.Uint32(b[24:])&^flagRewriting != 0 {
 		return record{}, fmt.Errorf("record of region %d: made by a newer version; upgrade holdfast", region)
 	}
 	return record{
@@ -77,5 +85,7 @@ func decodeRecord(b []byte, region block.Region) (record, error) {
 		tableGen: block.Generation(le.Uint32(b[12:])),
 		tableSeq: le.Uint32(b[16:]),
 		lost:     block.Generation(le.Uint32(b[20:])),
+
+		rewriting: le.Uint32(b[24:])&flagRewriting != 0,
 	}, nil
 }

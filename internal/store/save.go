@@ -186,17 +186,25 @@ func (t *task) save(tables []*table, regions []block.Region) error {
 			tables = append(tables, r.dirtyTables(n)...)
 		}
 	}
-	slices.SortFunc(tables, func(a, b *table) int {
-		return cmp.Or(cmp.Compare(a.region, b.region), cmp.Compare(a.gen, b.gen))
-	})
-	tables = slices.Compact(tables)
 	if err := t.saveTables(tables); err != nil {
 		return err
 	}
 	for _, n := range regions {
 		rg := r.regions.at(n)
-		if rg.since != 0 && rg.lastWrite <= r.saver.mark && rg.writes == 0 && !rg.suspect && len(r.dirtyTables(n)) == 0 {
-			rg.since = 0
+		if rg.since == 0 || rg.suspect {
+			continue
+		}
+		if r.crashed { // it may have come between table and record
+			if err := t.agree(n, rg); err != nil {
+				if r.broken != nil {
+					return err
+				}
+				rg.stuck = true
+				continue
+			}
+		}
+		if rg.lastWrite <= r.saver.mark && rg.writes == 0 && len(r.dirtyTables(n)) == 0 {
+			rg.since, rg.rewriting = 0, false
 			r.regions.put(n)
 		}
 	}
@@ -207,6 +215,34 @@ func (t *task) save(tables []*table, regions []block.Region) error {
 	return nil
 }
 
+// agree makes the record of region n name the newest table on disk.
+func (t *task) agree(n block.Region, rg *region) error {
+	tab, err := t.loadView(n, t.r.man.Generation)
+	if err == nil && tab.seq != 0 {
+		rg.tableGen, rg.tableSeq = tab.gen, tab.seq
+	}
+	return err
+}
+
+// agreeAll does so for every region that a crash may have left otherwise.
+func (t *task) agreeAll() error {
+	r := t.r
+	if !r.crashed {
+		return nil
+	}
+	for _, n := range r.regions.dirty {
+		rg := r.regions.at(n)
+		if rg.since == 0 || rg.bad() != nil {
+			continue
+		}
+		if err := t.agree(n, rg); err != nil && !fault.Is(err, fault.Corrupt) {
+			return err
+		}
+		r.regions.put(n)
+	}
+	return t.commitAndWait()
+}
+
 // saveTables writes tables, as they are now, to the copies that are not their newest:
 // flush what they say, write, sync. Where there is no space for that they stay as
 // different from their copies as they were.
@@ -214,6 +250,13 @@ func (t *task) saveTables(tables []*table) error {
 	r := t.r
 	if len(tables) == 0 {
 		return nil
+	}
+	tables, err := t.withOlder(tables)
+	if err != nil {
+		return err
+	}
+	if err := t.rewrite(tables); err != nil {
+		return err
 	}
 	if cap(r.saver.buf) < len(tables)*tableSize {
 		r.saver.buf = host.Buffer(len(tables) * tableSize)
@@ -263,6 +306,50 @@ func (t *task) saveTables(tables []*table) error {
 		}
 	}
 	return nil
+}
+
+// withOlder adds the tables of older generations that are not on disk as they are, in the
+// order in which they lie there: none may be left when a record names a newer one.
+func (t *task) withOlder(tables []*table) ([]*table, error) {
+	r := t.r
+	all := slices.Clone(tables)
+	for _, tab := range tables {
+		for _, g := range slices.Clone(r.chunk(tab.region.Chunk()).gens) {
+			key := tableKey{tab.region, g}
+			if g >= tab.gen {
+				break
+			}
+			if len(r.journal.replay[key]) > 0 {
+				if _, err := t.loadTable(key); err != nil {
+					return nil, err
+				}
+			}
+			if older := r.tables.byKey[key]; older != nil && older.dirty {
+				all = append(all, older)
+			}
+		}
+	}
+	slices.SortFunc(all, func(a, b *table) int {
+		return cmp.Or(cmp.Compare(a.region, b.region), cmp.Compare(a.gen, b.gen))
+	})
+	return slices.Compact(all), nil
+}
+
+// rewrite has the records say which regions get tables older than the one they name:
+// after a crash a checksum was corrected.
+func (t *task) rewrite(tables []*table) error {
+	r := t.r
+	changed := false
+	for _, tab := range tables {
+		if rg := r.regions.at(tab.region); tab.gen < rg.tableGen && !rg.rewriting {
+			rg.rewriting, changed = true, true
+			r.regions.put(tab.region)
+		}
+	}
+	if !changed {
+		return nil
+	}
+	return t.commitAndWait()
 }
 
 // writeTables writes encoded tables and syncs their files.

@@ -124,7 +124,13 @@ func (t *task) settleTable(tab *table, since block.Generation) error {
 			run++
 		}
 		f, err := t.file(fileKey{tab.region.Chunk(), before.holder})
-		if err != nil {
+		switch {
+		case err != nil && r.chunk(tab.region.Chunk()).newest(before.holder) != before.holder:
+			if tab.at(i) == before { // not merged: of an obsolete table, and removed
+				i += run
+			}
+			continue
+		case err != nil:
 			return err
 		}
 		if len(buf) < run*block.Size {

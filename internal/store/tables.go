@@ -244,10 +244,6 @@ func (t *task) loadView(n block.Region, gen block.Generation) (*table, error) {
 			return tab, nil
 		}
 		rg.table, rg.gone = tab, false
-		if tab.seq != 0 && (rg.tableGen != tab.gen || rg.tableSeq != tab.seq) { // the crash came between table and record
-			rg.tableGen, rg.tableSeq = tab.gen, tab.seq
-			r.regions.put(n)
-		}
 		return tab, nil
 	}
 }
@@ -408,20 +404,21 @@ func (r *Replica) chooseCopy(key tableKey, buf []byte) (*table, error) {
 		}
 	}
 	named := rg.tableGen == key.gen && rg.tableSeq != 0
-	torn := rg.suspect && key.gen >= rg.since
+	older := key.gen < rg.tableGen
+	torn := rg.suspect && key.gen >= rg.since && (!older || rg.rewriting)
 	exact := named && !rg.suspect && best != nil && best.seq == rg.tableSeq
 	var why error
 	switch {
 	case exact:
 	case bad != nil && !torn:
 		why = bad
-	case bad != nil && best == nil && named:
+	case bad != nil && best == nil && (named || older):
 		why = bad
 	case named && best == nil:
 		why = errors.New("no copy is there")
 	case named && best.seq < rg.tableSeq:
 		why = fmt.Errorf("newest copy has sequence %d, the region's record demands %d", best.seq, rg.tableSeq)
-	case named && !rg.suspect && best.seq != rg.tableSeq:
+	case named && !rg.suspect && best.seq != rg.tableSeq && (rg.since == 0 || !r.crashed): // see agree
 		why = fmt.Errorf("newest copy has sequence %d, the region's record says %d", best.seq, rg.tableSeq)
 	}
 	if why != nil {
