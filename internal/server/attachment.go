@@ -186,7 +186,7 @@ func (s *attachments) attachedYet(volume string, want *v1.AttachmentSpec) (bool,
 	if a.GetSpec() == nil || a.Spec.NodeId != want.NodeId {
 		return false, "", fault.Errorf("server", fault.Precondition, "somebody detached it meanwhile")
 	}
-	why := words(trueConditions(a.Status.Conditions), "its node is at it")
+	why := words(a.Status.Conditions, "its node is at it")
 	switch a.Status.State {
 	case v1.AttachmentState_ATTACHMENT_STATE_ATTACHED:
 		if a.Status.MountPath == want.MountPath {
@@ -198,16 +198,6 @@ func (s *attachments) attachedYet(volume string, want *v1.AttachmentSpec) (bool,
 			"mend what the message says; the node tries again by itself, until the volume is detached")
 	}
 	return false, why, nil
-}
-
-// trueConditions makes every condition count: those of an attachment explain its state.
-func trueConditions(list []*v1.Condition) (all []*v1.Condition) {
-	for _, c := range list {
-		c = clone(c)
-		c.Status = true
-		all = append(all, c)
-	}
-	return all
 }
 
 // Detach takes a device away.
@@ -297,7 +287,7 @@ func (s *attachments) waitDetached(ctx context.Context, volume state.Entry[*v1.V
 		if had == nil || only != "" && had.NodeId != only {
 			return true, "", nil
 		}
-		why := fmt.Sprintf("node %s still has the device: %s", s.view.nodeName(had.NodeId), words(trueConditions(had.Conditions), "it is at it"))
+		why := fmt.Sprintf("node %s still has the device: %s", s.view.nodeName(had.NodeId), words(had.Conditions, "it is at it"))
 		if !s.view.up(had.NodeId) {
 			why = fmt.Sprintf("node %s is down and can't say: detach with --force", s.view.nodeName(had.NodeId))
 		}

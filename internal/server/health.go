@@ -10,6 +10,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	v1 "github.com/holdfast-io/holdfast/api/holdfast/v1"
+	"github.com/holdfast-io/holdfast/internal/control"
 	"github.com/holdfast-io/holdfast/internal/spec"
 	"github.com/holdfast-io/holdfast/internal/state/statepb"
 )
@@ -285,11 +286,19 @@ func (p parts) reach(r *v1.ReplicaStatus) (ok bool, problem string) {
 	return true, ""
 }
 
-// words joins what conditions say.
+// goodWhenTrue are the types of conditions that say what is well; false is trouble. All
+// others name a trouble.
+var goodWhenTrue = []string{"Ready", "Healthy", "Reachable", "Mounted", "Writable", "Synced",
+	control.Placed, control.Repaired, control.Grown, control.Attached, control.Deleted, control.Moved}
+
+// isTrouble reports whether a condition says that something is not well.
+func isTrouble(c *v1.Condition) bool { return c.Status != slices.Contains(goodWhenTrue, c.Type) }
+
+// words joins what conditions say that are trouble.
 func words(conditions []*v1.Condition, otherwise string) string {
 	var all []string
 	for _, c := range conditions {
-		if c.Status && c.Message != "" && !slices.Contains(all, c.Message) {
+		if isTrouble(c) && c.Message != "" && !slices.Contains(all, c.Message) {
 			all = append(all, c.Message)
 		}
 	}

@@ -1,14 +1,12 @@
 package server
 
 import (
-	"cmp"
 	"context"
-	"fmt"
-	"slices"
 
 	"connectrpc.com/connect"
 
 	v1 "github.com/holdfast-io/holdfast/api/holdfast/v1"
+	"github.com/holdfast-io/holdfast/internal/control"
 	"github.com/holdfast-io/holdfast/internal/fault"
 	"github.com/holdfast-io/holdfast/internal/state"
 )
@@ -187,7 +185,10 @@ func (s *nodes) RemoveNode(ctx context.Context, r *v1.RemoveNodeRequest) (*v1.Re
 	if err != nil {
 		return nil, err
 	}
-	removal := s.removal(func(r *v1.ReplicaStatus) bool { return r.NodeId == e.ID }, e.ID)
+	removal, err := control.PreviewRemoval(ctx, s.store, e.ID, "")
+	if err != nil {
+		return nil, unreachableIf(err)
+	}
 	if r.Preview {
 		return &v1.RemoveNodeResponse{Removal: removal}, nil
 	}
@@ -241,56 +242,6 @@ func mayRemove(removal *v1.Removal, force bool, what, cure string) error {
 	first := removal.Effects[0]
 	return fault.WithCure(fault.Errorf("server", fault.Precondition, "the data of %d volumes would be lost with %s, %s first", removal.VolumesLost, what, first.VolumeName),
 		cure+"; or lose the data: add --force")
-}
-
-// removal says what the loss of the replicas that gone names would mean; node is the node
-// that goes, or "".
-func (s *Server) removal(gone func(*v1.ReplicaStatus) bool, node string) *v1.Removal {
-	out := &v1.Removal{}
-	for _, e := range s.view.volumes.List() {
-		v := s.view.volume(e)
-		effect := &v1.RemovalEffect{VolumeId: e.ID, VolumeName: v.Meta.GetName(), ReplicasWanted: v.Spec.GetReplicas(),
-			Attached: node != "" && v.Status.Attachment.GetNodeId() == node}
-		lost, good := 0, 0
-		for _, r := range v.Status.Replicas {
-			inSync := r.State == v1.ReplicaState_REPLICA_STATE_IN_SYNC
-			switch {
-			case gone(r):
-				lost++
-				good += one(inSync)
-			case inSync:
-				effect.InSyncLeft++
-			}
-		}
-		if lost == 0 && !effect.Attached {
-			continue
-		}
-		effect.Lost = lost > 0 && effect.InSyncLeft == 0 && good > 0
-		s.count(out, effect, v, lost)
-		out.Effects = append(out.Effects, effect)
-	}
-	slices.SortFunc(out.Effects, func(a, b *v1.RemovalEffect) int {
-		return cmp.Or(cmp.Compare(one(b.Lost), one(a.Lost)), cmp.Compare(a.InSyncLeft, b.InSyncLeft), cmp.Compare(a.VolumeName, b.VolumeName))
-	})
-	return out
-}
-
-// count adds an effect to the sums, and puts it into words.
-func (s *Server) count(out *v1.Removal, e *v1.RemovalEffect, v *v1.Volume, lost int) {
-	out.VolumesDetached += int32(one(e.Attached))
-	if lost > 0 {
-		out.BytesToCopy += v.Status.UsedBytes * int64(lost)
-	}
-	switch {
-	case e.Lost:
-		out.VolumesLost++
-		e.Message = "its only in-sync copy is there: move it away first: holdfast volume move " + e.VolumeName
-	case lost > 0:
-		out.VolumesDegraded++
-		e.Message = fmt.Sprintf("%d of %d copies are left until it is rebuilt", e.InSyncLeft, e.ReplicasWanted)
-	default:
-		e.Message = "it is attached there; it loses no copy"
-	}
 }
 
 func one(b bool) int {

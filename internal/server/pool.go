@@ -8,6 +8,7 @@ import (
 
 	v1 "github.com/holdfast-io/holdfast/api/holdfast/v1"
 	"github.com/holdfast-io/holdfast/internal/block"
+	"github.com/holdfast-io/holdfast/internal/control"
 	"github.com/holdfast-io/holdfast/internal/fault"
 	"github.com/holdfast-io/holdfast/internal/state"
 )
@@ -230,7 +231,10 @@ func (s *pools) RemovePool(ctx context.Context, r *v1.RemovePoolRequest) (*v1.Re
 	if err != nil {
 		return nil, err
 	}
-	removal := s.removal(func(r *v1.ReplicaStatus) bool { return r.PoolId == e.ID }, "")
+	removal, err := control.PreviewRemoval(ctx, s.store, e.Value.GetSpec().GetNodeId(), e.ID)
+	if err != nil {
+		return nil, unreachableIf(err)
+	}
 	if r.Preview {
 		return &v1.RemovePoolResponse{Removal: removal}, nil
 	}

@@ -11,6 +11,7 @@ import (
 	v1 "github.com/holdfast-io/holdfast/api/holdfast/v1"
 	"github.com/holdfast-io/holdfast/internal/fault/rpc"
 	"github.com/holdfast-io/holdfast/internal/server/servertest"
+	"github.com/holdfast-io/holdfast/internal/trust"
 )
 
 func detail(err error) *v1.Fault { return rpc.Detail(err) }
@@ -58,4 +59,18 @@ func until(t *testing.T, what string, so func() bool) {
 			t.Fatalf("not %s after %s", what, servertest.Patience)
 		}
 	}
+}
+
+// csr makes a certificate request.
+func csr(t *testing.T) []byte {
+	t.Helper()
+	key, err := trust.NewKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := trust.NewCSR(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return raw
 }

@@ -71,17 +71,11 @@ func (s summary) nodes() {
 			c.Down++
 		}
 		for _, cond := range n.Status.Conditions {
-			if cond.Status && isTrouble(cond.Type) {
+			if isTrouble(cond) {
 				s.attend(warning, state.KindNode, n.Meta, cond.Reason, cond.Message)
 			}
 		}
 	}
-}
-
-// isTrouble reports whether a true condition of the type is something to see to. Types
-// that say what is well are few, and named here.
-func isTrouble(typ string) bool {
-	return !slices.Contains([]string{"Ready", "Healthy", "Attached", "Placed"}, typ)
 }
 
 func (s summary) pools() {

@@ -116,7 +116,7 @@ func (s *volumes) cameTrue(id string) (bool, string, error) {
 	}
 	v := s.view.volume(e)
 	for _, c := range v.Status.Conditions {
-		if isRefusal(c) {
+		if isObstacle(c) {
 			return false, "", fault.Errorf("server", fault.NoSpace, "it can't be done: %s", c.Message)
 		}
 	}

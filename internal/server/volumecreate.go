@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	v1 "github.com/holdfast-io/holdfast/api/holdfast/v1"
+	"github.com/holdfast-io/holdfast/internal/control"
 	"github.com/holdfast-io/holdfast/internal/fault"
 	"github.com/holdfast-io/holdfast/internal/state"
 )
@@ -304,5 +305,11 @@ func (s *Server) usableYet(id string) (bool, string, error) {
 	return false, words(v.Status.Conditions, "nothing is known of it yet"), nil
 }
 
-// isRefusal reports whether a condition says that placement found no place.
-func isRefusal(c *v1.Condition) bool { return c.Status && c.Type == "Unplaced" }
+// isRefusal reports whether a condition says that there is no place for a volume.
+func isRefusal(c *v1.Condition) bool { return c.Type == control.Placed && !c.Status }
+
+// isObstacle reports whether a condition says that what was asked for can't be done as
+// things are.
+func isObstacle(c *v1.Condition) bool {
+	return !c.Status && c.Reason == "NoPlace" && slices.Contains([]string{control.Placed, control.Repaired, control.Grown, control.Moved}, c.Type)
+}

@@ -139,7 +139,7 @@ func (s *Stage) place(ctx context.Context, e state.Entry[*v1.Volume]) {
 		return
 	}
 	if why != "" {
-		verdict := &statepb.Verdict{VolumeId: e.ID, Conditions: []*v1.Condition{{Type: "Unplaced", Status: true, Reason: "NoPlace", Message: why}}}
+		verdict := &statepb.Verdict{VolumeId: e.ID, Conditions: []*v1.Condition{{Type: "Placed", Status: false, Reason: "NoPlace", Message: why}}}
 		if v, err := state.Verdicts.Get(ctx, s.c.Store, e.ID); err != nil || !proto.Equal(v.Value, verdict) {
 			s.commit(ctx, state.Verdicts.Put(e.ID, verdict))
 		}
