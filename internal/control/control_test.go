@@ -1,6 +1,7 @@
 package control
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -62,7 +63,7 @@ var stories = []story{
 		func(r *rig) {
 			r.healthy("v")
 			r.ended("op", "")
-			if v := r.view(); len(v.nodes.entries) != 3 || len(v.pools.entries) != 3 || len(v.poolStatuses.entries) != 3 {
+			if v := r.view(); len(v.nodes.entries) != 3 || len(v.pools.entries) != len(v.poolStatuses.entries) || len(v.poolsOf) != 3 {
 				r.t.Errorf("nodes %v, pools %v", v.nodes.list(), v.pools.list())
 			}
 		}},
@@ -85,7 +86,12 @@ func (r *rig) clean() {
 		want += len(v.assignments.value(id).Replicas)
 	}
 	if len(v.condemned.entries)+len(v.strays.entries) > 0 || len(r.data) != want || len(v.holdings.entries) != want {
-		r.t.Errorf("condemned %v, strays %v, replicas %v, holdings %v; want %d", v.condemned.list(), v.strays.list(), r.data, v.holdings.list(), want)
+		r.t.Errorf("condemned %v, strays %v, %d replicas, %d holdings; want %d", v.condemned.list(), v.strays.list(), len(r.data), len(v.holdings.entries), want)
+		for _, id := range v.holdings.list() {
+			if h := v.holdings.value(id); !slices.ContainsFunc(v.assignments.value(h.VolumeId).GetReplicas(), func(x *assigned) bool { return x.ReplicaId == id }) {
+				r.t.Errorf("nobody expects %v, of volume %v, record %v", h, v.volumes.value(h.VolumeId), v.records.value(h.VolumeId))
+			}
+		}
 	}
 }
 
@@ -164,7 +170,7 @@ func TestCreateSaysWhyThereIsNoPlace(t *testing.T) {
 	if len(v.GetConditions()) != 1 || v.Conditions[0].Type != Placed || v.Conditions[0].Status {
 		t.Fatalf("the verdict is %v", v)
 	}
-	want := "needs 4 nodes, the cluster has 3: 3 pools are on nodes that hold a replica already (n1, n2, n3); add nodes, or ask for fewer replicas"
+	want := "needs 4 nodes, the cluster has 3: 4 pools are on nodes that hold a replica already (n1, n2, n3); add nodes, or ask for fewer replicas"
 	if got := v.Conditions[0].Message; got != want {
 		t.Errorf("it says\n%s\nwant\n%s", got, want)
 	}

@@ -55,6 +55,7 @@ func (l *leader) turn(ctx context.Context) (next time.Time, err error) {
 		if err := l.sweep(ctx, d); err != nil {
 			return next, err
 		}
+		d.wishes() // operations may be others now
 		if err := l.turnVolumes(ctx, d); err != nil {
 			return next, err
 		}

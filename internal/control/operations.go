@@ -3,6 +3,7 @@ package control
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 
@@ -12,6 +13,7 @@ import (
 	v1 "github.com/holdfast-io/holdfast/api/holdfast/v1"
 	"github.com/holdfast-io/holdfast/internal/placement"
 	"github.com/holdfast-io/holdfast/internal/state"
+	"github.com/holdfast-io/holdfast/internal/state/statepb"
 )
 
 // The kinds of operations that control brings to their end, and VolumeRestore, which the
@@ -49,35 +51,39 @@ type target struct {
 // nodes and pools go although data is lost.
 func (d *decider) wishes() {
 	d.moving, d.forced = map[string]target{}, map[string]bool{}
-	for id := range d.active {
+	busy := map[string]bool{} // volumes: one replica moves at a time
+	for _, id := range slices.Sorted(maps.Keys(d.active)) {
 		op := d.operations.value(id)
 		if op.Canceled {
 			continue
 		}
 		switch op.Kind {
 		case kindVolumeMove:
-			d.moving[op.Parameters[paramReplica]] = target{op: id, node: op.Parameters[paramToNode], pool: op.Parameters[paramToPool]}
+			if !busy[op.TargetId] {
+				busy[op.TargetId] = true
+				d.moving[op.Parameters[paramReplica]] = target{op: id, node: op.Parameters[paramToNode], pool: op.Parameters[paramToPool]}
+			}
 		case kindNodeRemove, kindPoolRemove:
 			if op.Parameters[paramForce] == "true" {
 				d.forced[op.TargetId] = true
 			}
 		case kindRebalance:
-			d.rebalanceWishes(op)
+			d.rebalanceWishes(op, busy)
 		}
 	}
 }
 
 // rebalanceWishes has the first of a plan's moves made, one at a time for a volume.
-func (d *decider) rebalanceWishes(op *v1.Operation) {
-	volumes := map[string]bool{}
+func (d *decider) rebalanceWishes(op *v1.Operation, busy map[string]bool) {
+	n := 0
 	for _, s := range op.Steps {
-		if s.Done || volumes[s.VolumeId] {
+		if s.Done || busy[s.VolumeId] {
 			continue
 		}
-		if len(volumes) == max(1, d.settings.rebuildsMax) {
+		if n++; n > max(1, d.settings.rebuildsMax) {
 			return
 		}
-		volumes[s.VolumeId] = true
+		busy[s.VolumeId] = true
 		if r := d.replicaIn(s.VolumeId, s.FromPoolId); r != "" {
 			d.moving[r] = target{op: op.Id, pool: s.ToPoolId}
 		}
@@ -152,7 +158,20 @@ func (d *decider) volumeMove(op *v1.Operation) {
 		end(d, op, "")
 		return
 	}
+	if d.moving[op.Parameters[paramReplica]].op != op.Id {
+		op.Message = "it waits until another replica of the volume has moved"
+		return
+	}
 	if len(op.Steps) == 0 {
+		if d.isThere(a.Replicas[at], op) {
+			op.Message = "it is there already"
+			end(d, op, "")
+			return
+		}
+		if d.holdsAlready(a, a.Replicas[at], op) {
+			end(d, op, "the volume has another replica there already; move it somewhere else")
+			return
+		}
 		op.Steps = []*v1.Step{{VolumeId: op.TargetId, FromPoolId: a.Replicas[at].PoolId, ToPoolId: op.Parameters[paramToPool], Bytes: d.usedBytes(op.TargetId)}}
 	}
 	for _, r := range a.Replicas {
@@ -170,6 +189,23 @@ func (d *decider) volumeMove(op *v1.Operation) {
 		op.Message = cmp.Or(wrong, "it waits for its turn")
 	}
 	d.progress(op, op.Steps[0].Bytes-d.holdings.value(op.Steps[0].ReplicaId).GetUsedBytes(), op.Steps[0].Bytes)
+}
+
+// isThere reports whether a replica is where it is to go.
+func (d *decider) isThere(r *assigned, op *v1.Operation) bool {
+	if pool := op.Parameters[paramToPool]; pool != "" {
+		return r.PoolId == pool
+	}
+	return r.NodeId == op.Parameters[paramToNode]
+}
+
+// holdsAlready reports whether the place that a replica is to go to holds another one.
+func (d *decider) holdsAlready(a *statepb.Assignment, moving *assigned, op *v1.Operation) bool {
+	to := op.Parameters[paramToNode]
+	if p := d.pools.value(op.Parameters[paramToPool]); p != nil {
+		to = p.Spec.GetNodeId()
+	}
+	return slices.ContainsFunc(a.Replicas, func(r *assigned) bool { return r.NodeId == to && r != moving })
 }
 
 // progress notes how much is left. What it says never goes backwards.

@@ -50,14 +50,22 @@ func (h *holder) add() {
 		h.tell(Repaired, false, "NoSource", "no in-sync replica can be reached; bring back %s", h.placesText(h.inSyncs()))
 		return
 	}
-	lost := h.victim()
-	if lost.repair && !h.mayRepair(lost) {
-		return
+	for _, lost := range h.victims() {
+		if lost.repair && !h.mayRepair(lost) {
+			continue
+		}
+		pool, ok := h.place(lost)
+		if ok {
+			h.addIn(pool, lost)
+		}
+		if ok || len(h.ops) > 0 {
+			return
+		}
 	}
-	pool, ok := h.place(lost)
-	if !ok {
-		return
-	}
+}
+
+// addIn adds a replica in a pool, in the place of one that is lost, or of none.
+func (h *holder) addIn(pool string, lost replica) {
 	r := &statepb.AssignedReplica{ReplicaId: h.ids(), NodeId: h.pools.value(pool).Spec.NodeId, PoolId: pool}
 	next := proto.CloneOf(h.a.Value)
 	next.Replicas = append(next.Replicas, r)
@@ -71,22 +79,29 @@ func (h *holder) add() {
 
 func (h *holder) count1(f func(*replica) bool) bool { return h.count(f) > 0 }
 
-// victim is the replica whose place a new one takes: the one with a wish first. It is
-// zero when the volume just wants more.
-func (h *holder) victim() replica {
-	var bad []replica
+// victims are the replicas whose place a new one takes, the most urgent first: what is
+// lost, then what drains, then what moves because somebody wants it elsewhere. When the
+// volume just wants more it is one zero replica.
+func (h *holder) victims() (bad []replica) {
 	for _, r := range h.replicas {
 		if r.bad != "" && !r.Leaving {
 			bad = append(bad, r)
 		}
 	}
 	if len(bad) == 0 {
-		return replica{AssignedReplica: &statepb.AssignedReplica{}}
+		return []replica{{AssignedReplica: &statepb.AssignedReplica{}}}
 	}
-	if i := slices.IndexFunc(bad, func(r replica) bool { return r.repair }); i >= 0 {
-		return bad[i] // the most urgent
+	rank := func(r replica) int {
+		switch {
+		case r.repair:
+			return 0
+		case r.to == target{}:
+			return 1
+		}
+		return 2
 	}
-	return bad[0]
+	slices.SortStableFunc(bad, func(a, b replica) int { return rank(a) - rank(b) })
+	return bad
 }
 
 func (h *holder) inSyncs() (list []*statepb.AssignedReplica) {
@@ -135,10 +150,13 @@ func (h *holder) place(lost replica) (pool string, ok bool) {
 	for i := range h.replicas {
 		if x := &h.replicas[i]; x.good() {
 			r.Held = append(r.Held, x.PoolId)
+		} else if x.ReplicaId == lost.ReplicaId && x.poolOnly {
+			r.Leave = append(r.Leave, x.PoolId)
 		} else {
 			r.Avoid = append(r.Avoid, x.PoolId)
 		}
 	}
+	avoid := len(r.Avoid)
 	h.aim(&r, lost.to)
 	if h.fillings >= h.settings.rebuildsMax {
 		h.capped(lost, "%d replicas are being filled in the cluster (settings rebuilds_max)", h.fillings)
@@ -149,12 +167,13 @@ func (h *holder) place(lost replica) (pool string, ok bool) {
 			r.Avoid = append(r.Avoid, h.poolsOf.of(node)...)
 		}
 	}
-	slices.Sort(r.Avoid)
+	slices.Sort(r.Avoid[avoid:])
 	pools, err := h.room().Choose(r)
 	if err == nil {
 		return pools[0], true
 	}
-	full := h.withoutCaps(r)
+	r.Avoid = r.Avoid[:avoid] // as if nothing was being filled
+	_, full := h.room().Choose(r)
 	if full == nil {
 		h.capped(lost, "the nodes that could take it are filling %d replicas each (settings rebuilds_per_node_max)", h.settings.rebuildsPerNodeMax)
 		return "", false
@@ -171,26 +190,21 @@ func (h *holder) place(lost replica) (pool string, ok bool) {
 	return "", false
 }
 
-// aim narrows a request to where a replica is to move.
+// aim narrows a request to where a replica is to move, unless one is there by now.
 func (h *holder) aim(r *placement.Request, to target) {
+	node := to.node
+	if p := h.pools.value(to.pool); p != nil {
+		node = p.Spec.GetNodeId()
+	}
+	if h.count1(func(x *replica) bool { return x.good() && x.NodeId == node }) {
+		return
+	}
 	switch {
 	case to.pool != "":
 		r.Only = []string{to.pool}
 	case to.node != "":
 		r.Only = append([]string{}, h.poolsOf.of(to.node)...)
 	}
-}
-
-// withoutCaps asks again as if nothing was being filled.
-func (h *holder) withoutCaps(r placement.Request) error {
-	r.Avoid = nil
-	for i := range h.replicas {
-		if x := &h.replicas[i]; !x.good() {
-			r.Avoid = append(r.Avoid, x.PoolId)
-		}
-	}
-	_, err := h.room().Choose(r)
-	return err
 }
 
 func (h *holder) capped(lost replica, format string, args ...any) {

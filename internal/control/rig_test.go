@@ -29,11 +29,15 @@ type rig struct {
 	store  *memory.Store
 	now    time.Time
 	last   state.Revision
-	on     map[string]bool // nodes that run
-	data   map[string]int  // by replica that exists
-	writes map[string]int  // by volume: what was acknowledged
-	given  map[string]bool // volumes of which somebody gave up data
+	on     map[string]bool   // nodes that run
+	data   map[string]int    // by replica that exists
+	where  map[string]string // node of a replica
+	writes map[string]int    // by volume: what was acknowledged
+	given  map[string]bool   // volumes of which somebody gave up data
 	random *rand.Rand
+
+	seen    *view // what view has followed
+	changes <-chan state.Batch
 }
 
 const gib = 1 << 30
@@ -41,7 +45,7 @@ const gib = 1 << 30
 // newRig makes a cluster of nodes n1 and so on, in zones by turns, with a pool of 100 GiB
 // each.
 func newRig(t *testing.T, s *memory.Store, nodes int) *rig {
-	r := &rig{t: t, ctx: t.Context(), store: s, now: time.Date(2026, 11, 26, 12, 0, 0, 0, time.UTC), on: map[string]bool{}, data: map[string]int{},
+	r := &rig{t: t, ctx: t.Context(), store: s, now: time.Date(2026, 11, 26, 12, 0, 0, 0, time.UTC), on: map[string]bool{}, data: map[string]int{}, where: map[string]string{},
 		writes: map[string]int{}, given: map[string]bool{}, random: rand.New(rand.NewPCG(1, 1))}
 	for i := range nodes {
 		r.join(fmt.Sprint("n", i+1), fmt.Sprint("z", i%3), 100*gib)
@@ -55,6 +59,10 @@ func (r *rig) join(id, zone string, capacity int64) {
 		state.Create(state.NameKey(state.KindNode, id), []byte(id)),
 		state.Pools.Create(pool, &v1.Pool{Meta: &v1.Meta{Id: pool, Name: pool}, Spec: &v1.PoolSpec{NodeId: id}}),
 		state.PoolStatuses.Put(pool, &v1.PoolStatus{Class: "ssd", CapacityBytes: capacity, Healthy: true}))
+	if n := id[len(id)-1]; n%2 == 0 { // some have two pools
+		r.do(state.Pools.Create(pool+"b", &v1.Pool{Meta: &v1.Meta{Id: pool + "b", Name: pool + "b"}, Spec: &v1.PoolSpec{NodeId: id}}),
+			state.PoolStatuses.Put(pool+"b", &v1.PoolStatus{Class: "hdd", CapacityBytes: capacity, Healthy: true}))
+	}
 	r.start(id)
 }
 
@@ -85,8 +93,24 @@ func (r *rig) stop(node string) {
 	r.do(state.Alive.Delete(node, 0))
 }
 
-// view reads everything.
+// view returns what is there, by following the changes.
 func (r *rig) view() *view {
+	r.t.Helper()
+	if r.seen == nil {
+		r.seen = r.fresh()
+		r.changes = r.store.Watch(r.ctx, state.Root, r.seen.revision)
+	}
+	for at := r.revision(); r.seen.revision < at; {
+		b := <-r.changes
+		if b.Err != nil || r.seen.apply(b) != nil {
+			r.t.Fatalf("the watch of the test ended: %v", b.Err)
+		}
+	}
+	return r.seen
+}
+
+// fresh reads everything.
+func (r *rig) fresh() *view {
 	v, err := read(r.ctx, r.store)
 	if err != nil {
 		r.t.Fatal(err)
@@ -99,8 +123,9 @@ func (r *rig) volume(id string, change func(*v1.VolumeSpec)) {
 	if !ok {
 		r.t.Fatalf("there is no volume %s", id)
 	}
-	change(e.Value.Spec)
-	r.do(state.Volumes.Replace(id, e.Value, e.Revision))
+	next := proto.CloneOf(e.Value)
+	change(next.Spec)
+	r.do(state.Volumes.Replace(id, next, e.Revision))
 }
 
 func (r *rig) node(id string, change func(*v1.NodeSpec)) {
@@ -108,8 +133,9 @@ func (r *rig) node(id string, change func(*v1.NodeSpec)) {
 	if !ok {
 		r.t.Fatalf("there is no node %s", id)
 	}
-	change(e.Value.Spec)
-	r.do(state.Nodes.Replace(id, e.Value, e.Revision))
+	next := proto.CloneOf(e.Value)
+	change(next.Spec)
+	r.do(state.Nodes.Replace(id, next, e.Revision))
 }
 
 func (r *rig) create(id string, s *v1.VolumeSpec) {
@@ -136,7 +162,7 @@ func newCounter(seed uint64) counter {
 // play has the nodes do one thing each, and reports whether any did anything.
 func (r *rig) play() (acted bool) {
 	v := r.view()
-	for id := range v.volumes.entries {
+	for _, id := range v.volumes.list() {
 		acted = r.playHead(v, id) || acted
 	}
 	v = r.view()
@@ -145,9 +171,14 @@ func (r *rig) play() (acted bool) {
 			if _, held := v.holdings.get(a.ReplicaId); held || !r.on[a.NodeId] {
 				continue
 			}
-			r.data[a.ReplicaId] = 0
+			r.data[a.ReplicaId], r.where[a.ReplicaId] = 0, a.NodeId
 			r.do(state.Holdings.Put(a.ReplicaId, &statepb.Holding{ReplicaId: a.ReplicaId, VolumeId: id, NodeId: a.NodeId, PoolId: a.PoolId, Ready: true, UsedBytes: v.assignments.value(id).SizeBytes / 2}))
 			acted = true
+		}
+	}
+	for id := range r.data { // machines that are not a part of the cluster any more
+		if h := r.where[id]; h != "" && v.nodes.value(h) == nil {
+			delete(r.data, id)
 		}
 	}
 	for _, id := range v.condemned.list() {

@@ -34,3 +34,15 @@ func (h *holder) snapshotIsGone(id string) bool {
 	}
 	return !slices.ContainsFunc(h.rec.Value.Snapshots, func(g uint32) bool { return !explained[g] })
 }
+
+// neverTaken forgets snapshots that were to be deleted of a volume that never was.
+func (d *decider) neverTaken(volume string, s *step) {
+	if _, ok := d.records.get(volume); ok {
+		return
+	}
+	for _, id := range d.snaps.of(volume) {
+		if d.snapshots.value(id).Spec.GetDeleted() && len(s.ops) < batchMax {
+			s.ops = append(s.ops, d.forgetSnapshot(id)...)
+		}
+	}
+}

@@ -58,11 +58,12 @@ type decider struct {
 
 // volume decides the next step for a volume.
 func (d *decider) volume(id string) step {
+	var s step
 	vol, ok := d.volumes.get(id)
 	if !ok {
-		return step{}
+		d.deleteSnapshots(id, &s) // made while it was being deleted
+		return s
 	}
-	var s step
 	if d.detach(vol, &s); len(s.ops) > 0 {
 		return s
 	}
@@ -74,7 +75,9 @@ func (d *decider) volume(id string) step {
 	}
 	a, ok := d.assignments.get(id)
 	if !ok {
-		d.create(vol, &s)
+		if d.create(vol, &s); len(s.ops) == 0 {
+			d.neverTaken(id, &s)
+		}
 		return s
 	}
 	d.keep(vol, a, &s)
@@ -170,13 +173,14 @@ func (d *decider) origin(snapshot string, s *step) (o origin, ok bool) {
 // replica is an assigned replica with all that is known of it.
 type replica struct {
 	*statepb.AssignedReplica
-	member *statepb.Member // nil when the head has not taken it into the record
-	inSync bool
-	up     bool
-	bad    string // why another one is to take its place; empty when it is to stay
-	repair bool   // bad because it is lost, not because somebody wants it elsewhere
-	forced bool   // it goes even when it is the last
-	to     target // where it is to move, when somebody said so
+	member   *statepb.Member // nil when the head has not taken it into the record
+	inSync   bool
+	up       bool
+	bad      string // why another one is to take its place; empty when it is to stay
+	repair   bool   // bad because it is lost, not because somebody wants it elsewhere
+	poolOnly bool   // another pool on its node would do
+	forced   bool   // it goes even when it is the last
+	to       target // where it is to move, when somebody said so
 }
 
 // good reports whether a replica counts for now and for later.
@@ -207,6 +211,7 @@ func (d *decider) keep(vol state.Entry[*v1.Volume], a state.Entry[*statepb.Assig
 	for _, r := range a.Value.Replicas {
 		h.replicas = append(h.replicas, h.look(r))
 	}
+	h.partTwins()
 	h.attachedNode()
 	for _, next := range []func(){h.dropLeft, h.giveUpForced, h.grow, h.stay, h.add, h.release, h.snapshotsGone, h.tend} {
 		if next(); len(s.ops) > 0 {
@@ -224,6 +229,23 @@ func (h *holder) look(r *statepb.AssignedReplica) replica {
 	return x
 }
 
+// partTwins has one of two replicas on the same node replaced. They come about when a
+// pool is drained into another one of its node, and then is not drained after all.
+func (h *holder) partTwins() {
+	for i := range h.replicas {
+		for j := range h.replicas[:i] {
+			a, b := &h.replicas[j], &h.replicas[i]
+			if a.NodeId != b.NodeId || !a.good() || !b.good() {
+				continue
+			}
+			if b.inSync && !a.inSync {
+				a, b = b, a
+			}
+			b.bad = "it shares node " + h.nodeName(b.NodeId) + " with another replica of the volume"
+		}
+	}
+}
+
 // judge says why a replica is to be replaced, if it is.
 func (h *holder) judge(x *replica) {
 	node, pool := h.nodes.value(x.NodeId), h.pools.value(x.PoolId)
@@ -238,9 +260,9 @@ func (h *holder) judge(x *replica) {
 	case node.Spec.GetDraining():
 		x.bad = "node " + name + " is draining"
 	case pool.Spec.GetRemoved() || pool.Spec.GetDraining():
-		x.bad = "pool " + pool.Meta.GetName() + " is draining"
+		x.bad, x.poolOnly = "pool "+pool.Meta.GetName()+" is draining", true
 	case moving:
-		x.bad, x.to = "it is to move", to
+		x.bad, x.to, x.poolOnly = "it is to move", to, to.pool != ""
 	default:
 		h.judgeAbsence(x, node, pool)
 	}
@@ -250,6 +272,7 @@ func (h *holder) judge(x *replica) {
 func (h *holder) judgeAbsence(x *replica, node *v1.Node, pool *v1.Pool) {
 	what, away := "node "+node.Meta.GetName()+" is down", h.absences.value(x.NodeId)
 	if away == nil {
+		x.poolOnly = true
 		what, away = "pool "+pool.Meta.GetName()+" can't be used", h.absences.value(x.PoolId)
 	}
 	if away == nil || x.Leaving {

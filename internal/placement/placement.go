@@ -100,6 +100,7 @@ type Request struct {
 	Replicas int      // to add
 	Held     []string // pools that hold a replica and go on holding it
 	Avoid    []string // pools whose nodes are not to be chosen: they hold replicas that leave, say
+	Leave    []string // pools that are not to be chosen themselves; others on their nodes may be
 	Only     []string // pools that alone may be chosen; nil for all
 }
 

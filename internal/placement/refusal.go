@@ -29,6 +29,7 @@ const (
 	PoolTrouble            // the pool has a problem
 	PoolDraining           // the pool is draining
 	PoolCordoned           // the pool is cordoned
+	PoolLeft               // the replica is to leave this pool
 	NodeTaken              // the node holds a replica of the volume already
 	NoDomain               // the node says no zone or rack
 	DomainTaken            // the zone or rack holds a replica of the volume already
@@ -61,6 +62,8 @@ func (c *Cluster) why(q *query, p int32) Reason {
 		return s
 	}
 	switch {
+	case slices.Contains(q.Leave, x.ID):
+		return PoolLeft
 	case slices.Contains(q.taken, x.node):
 		return NodeTaken
 	case v.Spread == Zones && n.Zone == "" || v.Spread == Racks && n.Rack == "":
@@ -166,7 +169,7 @@ func (c *Cluster) headline(q *query, placed int, by [reasons][]int32) (what, cur
 	case len(c.nodeOf) == 0:
 		return "the cluster has no nodes", "start a node"
 	case q.Only != nil:
-		return "none of the pools that hold the snapshot can take a clone of it", "free space there, or wait until their nodes are up"
+		return "none of the pools where it has to be can be chosen", "free space there, bring back their nodes, or choose another place"
 	case len(by[DomainTaken])+len(by[NoDomain]) > 0 && len(by[PromisedFull])+len(by[Full]) == 0:
 		there := c.domains(v.Spread)
 		if there < want {
@@ -213,7 +216,7 @@ func (c *Cluster) tell(q *query, reason Reason, list []int32) string {
 		has, is, pools = "has", "is", "1 pool"
 	}
 	of := map[Reason]string{
-		NotListed:       is + " not where the source is",
+		NotListed:       is + " not where it has to be",
 		NodeNotNamed:    is + " on nodes that are not among " + strings.Join(v.Nodes, ", "),
 		ZoneNotNamed:    is + " outside of zone " + strings.Join(v.Zones, ", "),
 		RackNotNamed:    is + " outside of rack " + strings.Join(v.Racks, ", "),
@@ -226,6 +229,7 @@ func (c *Cluster) tell(q *query, reason Reason, list []int32) string {
 		PoolTrouble:     is + " not usable",
 		PoolDraining:    is + " draining",
 		PoolCordoned:    is + " cordoned",
+		PoolLeft:        has + " the replica that is to leave",
 		NodeTaken:       is + " on nodes that hold a replica already",
 		NoDomain:        is + " on nodes that name no " + v.Spread.String(),
 		DomainTaken:     is + " in a " + v.Spread.String() + " that holds a replica already",
@@ -267,7 +271,7 @@ func (c *Cluster) example(reason Reason, p int32) string {
 		return full + ": " + bytesText(max(0, c.limit(p)-x.promised)) + " left of " + bytesText(c.limit(p))
 	case Full:
 		return full + ": " + bytesText(max(0, x.usable()-x.Used)) + " free"
-	case NotListed, PoolDraining, PoolCordoned:
+	case NotListed, PoolDraining, PoolCordoned, PoolLeft:
 		return full
 	case ZoneNotNamed, DomainTaken:
 		return name + ": " + cmp.Or(n.Zone, "no zone")
