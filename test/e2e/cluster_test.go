@@ -1,0 +1,223 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/holdfast-io/holdfast/api/client"
+	v1 "github.com/holdfast-io/holdfast/api/holdfast/v1"
+)
+
+// program is the binary under test.
+var program string
+
+func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("", "holdfast-e2e-")
+	if err != nil {
+		panic(err)
+	}
+	program = filepath.Join(dir, "holdfast")
+	build := exec.Command("go", "build", "-o", program, "../../cmd/holdfast")
+	build.Stdout, build.Stderr = os.Stdout, os.Stderr
+	status := 1
+	if build.Run() == nil {
+		status = m.Run()
+	}
+	_ = os.RemoveAll(dir) // of the system's temporary files
+	os.Exit(status)
+}
+
+// patience bounds every wait: the machine may be busy, and a test that fails says where.
+const patience = 2 * time.Minute
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// cluster is nodes on addresses of the loopback network.
+type cluster struct {
+	t     *testing.T
+	dir   string
+	net   string // 127.x.y
+	token string
+	nodes []*node
+}
+
+type node struct {
+	c    *cluster
+	i    int
+	name string
+	cmd  *exec.Cmd
+	log  *os.File
+}
+
+var networks atomic.Int32
+
+// newCluster starts a cluster of count nodes and waits until all are up.
+func newCluster(t *testing.T, count int) *cluster {
+	if os.Getuid() != 0 {
+		t.Skip("needs root, to make devices and mount them")
+	}
+	// A path that is short enough for sockets.
+	dir, err := os.MkdirTemp("", "hf")
+	must(t, err)
+	c := &cluster{t: t, dir: dir, net: fmt.Sprintf("127.%d.%d", 10+os.Getpid()%200, networks.Add(1))}
+	t.Cleanup(c.destroy)
+	for i := range count {
+		n := &node{c: c, i: i, name: fmt.Sprintf("n%d", i+1)}
+		c.nodes = append(c.nodes, n)
+		n.start()
+		c.await("node "+n.name+" is up", func(ctx context.Context) bool { return c.nodes[0].isUp(ctx, n.name) })
+		if i == 0 {
+			r, err := n.api().Cluster.CreateToken(t.Context(), &v1.CreateTokenRequest{Kind: v1.TokenKind_TOKEN_KIND_JOIN, Lifetime: durationpb.New(time.Hour)})
+			must(t, err)
+			c.token = r.Secret
+		}
+	}
+	return c
+}
+
+func (n *node) isUp(ctx context.Context, name string) bool {
+	got, err := n.api().Nodes.GetNode(ctx, &v1.GetNodeRequest{Node: name})
+	return err == nil && got.Status.GetState() == v1.NodeState_NODE_STATE_UP
+}
+
+// await waits until so.
+func (c *cluster) await(what string, so func(ctx context.Context) bool) {
+	c.t.Helper()
+	ctx, cancel := context.WithTimeout(c.t.Context(), patience)
+	defer cancel()
+	for tick := time.NewTicker(20 * time.Millisecond); !so(ctx); <-tick.C {
+		if ctx.Err() != nil {
+			c.logs()
+			c.t.Fatalf("waited %v for this: %s", patience, what)
+		}
+	}
+}
+
+func (n *node) path(name string) string {
+	return filepath.Join(n.c.dir, n.name, name)
+}
+
+func (n *node) address() string { return fmt.Sprintf("%s.%d", n.c.net, n.i+1) }
+
+// start starts the node's processes.
+func (n *node) start() {
+	t := n.c.t
+	must(t, os.MkdirAll(n.path(""), 0o700))
+	args := []string{"node", "--name", n.name, "--data-dir", n.path("data"), "--run-dir", n.path("run"), "--link-dir", n.path("dev"),
+		"--address", n.address(), "--pool", n.path("pool"), "--pool-size", "3Gi"}
+	if n.i > 0 {
+		args = append(args, "--join", net.JoinHostPort(n.c.nodes[0].address(), "7400"), "--token", n.c.token)
+	}
+	n.cmd = exec.Command(program, args...)
+	var err error
+	n.log, err = os.OpenFile(n.path("log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	must(t, err)
+	n.cmd.Stdout, n.cmd.Stderr = n.log, n.log
+	n.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	must(t, n.cmd.Start())
+}
+
+// api is a client of the node's own socket.
+func (n *node) api() *client.Client {
+	c, err := client.Dial(client.Options{Address: n.path("run/api.sock")})
+	must(n.c.t, err)
+	n.c.t.Cleanup(c.Close)
+	return c
+}
+
+// pid returns the process id of one of the node's processes: keeper, data or control.
+func (n *node) pid(process string) int {
+	raw, err := os.ReadFile(n.path("run/" + process + ".pid"))
+	if err != nil {
+		return 0
+	}
+	pid, _ := strconv.Atoi(strings.TrimSpace(string(raw))) // 0 is none
+	return pid
+}
+
+// kill kills one process with SIGKILL.
+func (n *node) kill(process string) {
+	if pid := n.pid(process); pid > 1 {
+		_ = syscall.Kill(pid, syscall.SIGKILL) // it may be dead
+	}
+}
+
+// crash kills all processes of the node at once, as the loss of the machine would.
+func (n *node) crash() {
+	if n.cmd != nil {
+		_ = n.cmd.Process.Kill() // the supervisor first, so that it starts nothing
+	}
+	for _, process := range []string{"data", "control", "keeper"} {
+		n.kill(process)
+	}
+	if n.cmd != nil {
+		_ = n.cmd.Wait() // killed
+		n.cmd = nil
+		_ = n.log.Close() // written by then
+	}
+}
+
+// stop ends the node as an administrator would.
+func (n *node) stop() {
+	must(n.c.t, n.cmd.Process.Signal(syscall.SIGTERM))
+	must(n.c.t, n.cmd.Wait())
+	n.cmd = nil
+}
+
+// destroy takes everything away, whatever state it is in.
+func (c *cluster) destroy() {
+	if c.t.Failed() {
+		c.logs()
+	}
+	for _, n := range c.nodes {
+		n.crash()
+	}
+	// With the keepers all devices have ended: what is mounted from them can only fail.
+	mounts, _ := os.ReadFile("/proc/self/mounts")
+	lines := strings.Split(string(mounts), "\n")
+	for i := len(lines) - 1; i >= 0; i-- {
+		if f := strings.Fields(lines[i]); len(f) > 1 && strings.HasPrefix(f[1], c.dir+"/") {
+			_ = syscall.Unmount(f[1], syscall.MNT_DETACH) // reported below
+		}
+	}
+	if err := os.RemoveAll(c.dir); err != nil {
+		c.t.Errorf("something is left: %v", err)
+	}
+}
+
+// logs shows what the nodes said last.
+func (c *cluster) logs() {
+	for _, n := range c.nodes {
+		raw, _ := os.ReadFile(n.path("log"))
+		lines := strings.Split(string(raw), "\n")
+		c.t.Logf("%s said last:\n%s", n.name, strings.Join(lines[max(0, len(lines)-40):], "\n"))
+	}
+}
+
+// sh runs a command of the shell.
+func sh(t testing.TB, command string, args ...string) string {
+	t.Helper()
+	out, err := exec.Command("sh", append([]string{"-euc", command, "sh"}, args...)...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s %q: %v\n%s", command, args, err, out)
+	}
+	return string(bytes.TrimSpace(out))
+}

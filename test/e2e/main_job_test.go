@@ -1,0 +1,62 @@
+package e2e
+
+import (
+	"context"
+	"testing"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	v1 "github.com/holdfast-io/holdfast/api/holdfast/v1"
+)
+
+// volume makes a volume and waits until it can be used.
+func (c *cluster) volume(name string, size int64, replicas int32) {
+	c.t.Helper()
+	_, err := c.nodes[0].api().Volumes.CreateVolume(c.t.Context(), &v1.CreateVolumeRequest{Name: name, Wait: durationpb.New(patience),
+		Spec: &v1.VolumeSpec{SizeBytes: size, Replicas: replicas}})
+	must(c.t, err)
+}
+
+// mount attaches a volume to a node, and returns where it is mounted.
+func (n *node) mount(volume string) (dir string) {
+	n.c.t.Helper()
+	dir = n.path("mnt-" + volume)
+	_, err := n.api().Attachments.Attach(n.c.t.Context(), &v1.AttachRequest{Volume: volume, Node: n.name, MountPath: dir, Wait: durationpb.New(patience)})
+	must(n.c.t, err)
+	return dir
+}
+
+// healthy waits until the volume's health is that, as a node sees it.
+func (n *node) awaitHealth(volume string, health v1.Health) (v *v1.Volume) {
+	n.c.t.Helper()
+	n.c.await(volume+" is "+health.String(), func(ctx context.Context) bool {
+		var err error
+		v, err = n.api().Volumes.GetVolume(ctx, &v1.GetVolumeRequest{Volume: volume})
+		return err == nil && v.Status.GetHealth() == health
+	})
+	return v
+}
+
+// TestNothingIsLostWhenANodeDies is the main job: a replicated volume goes on while a node
+// that has a replica dies, says so, and is whole again when the node is back.
+func TestNothingIsLostWhenANodeDies(t *testing.T) {
+	c := newCluster(t, 3)
+	c.volume("db", 1<<30, 3)
+	dir := c.nodes[0].mount("db")
+	sh(t, `seq 1 2000000 >"$1/before"; sync "$1/before"`, dir)
+	c.nodes[2].crash()
+	sh(t, `seq 1 1000000 >"$1/during"; sync "$1/during"`, dir)
+	v := c.nodes[0].awaitHealth("db", v1.Health_HEALTH_DEGRADED)
+	if len(v.Status.Conditions) == 0 {
+		t.Error("a degraded volume does not say why")
+	}
+	c.nodes[2].start()
+	c.nodes[0].awaitHealth("db", v1.Health_HEALTH_HEALTHY)
+	sum := sh(t, `cd "$1"; sha256sum before during`, dir)
+	_, err := c.nodes[0].api().Attachments.Detach(t.Context(), &v1.DetachRequest{Volume: "db", Wait: durationpb.New(patience)})
+	must(t, err)
+	moved := c.nodes[2].mount("db")
+	if now := sh(t, `cd "$1"; sha256sum before during`, moved); now != sum {
+		t.Errorf("the files have the checksums\n%s\nand had\n%s", now, sum)
+	}
+}
