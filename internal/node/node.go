@@ -13,6 +13,7 @@ import (
 	"github.com/holdfast-io/holdfast/internal/fault"
 	"github.com/holdfast-io/holdfast/internal/host"
 	"github.com/holdfast-io/holdfast/internal/replica"
+	"github.com/holdfast-io/holdfast/internal/store"
 	"github.com/holdfast-io/holdfast/internal/wire"
 	"github.com/holdfast-io/holdfast/internal/wire/link"
 )
@@ -76,6 +77,7 @@ type Node struct {
 	peers     map[block.NodeID]*peer
 	inbounds  map[*inbound]bool
 	sessions  replica.Session
+	shared    store.Shared // what open replicas take together
 	dirty     []*link.Conn // have something queued
 	flushing  bool         // a flush is posted
 	clock     *host.Timer

@@ -59,7 +59,7 @@ func (o *ownPool) found() (volumes []block.VolumeID, err error) {
 
 // options are those of every store of the pool.
 func (o *ownPool) options() store.Options {
-	return store.Options{Boot: o.n.boot, Space: o.space}
+	return store.Options{Boot: o.n.boot, Space: o.space, Shared: &o.n.shared}
 }
 
 // open opens the volume's replica here; what the replica is called it says itself.
