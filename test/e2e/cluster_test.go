@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -220,4 +221,23 @@ func sh(t testing.TB, command string, args ...string) string {
 		t.Fatalf("%s %q: %v\n%s", command, args, err, out)
 	}
 	return string(bytes.TrimSpace(out))
+}
+
+func readAll(r io.Reader) []byte {
+	raw, err := io.ReadAll(r)
+	if err != nil {
+		return append(raw, err.Error()...)
+	}
+	return raw
+}
+
+// restarts ends a process by end, and waits until the node has started it again.
+func (n *node) restarts(process string, end func(process string)) {
+	n.c.t.Helper()
+	before := n.pid(process)
+	end(process)
+	n.c.await(n.name+" has started "+process+" again", func(context.Context) bool {
+		now := n.pid(process)
+		return now != 0 && now != before && syscall.Kill(now, 0) == nil
+	})
 }

@@ -60,3 +60,17 @@ func TestNothingIsLostWhenANodeDies(t *testing.T) {
 		t.Errorf("the files have the checksums\n%s\nand had\n%s", now, sum)
 	}
 }
+
+// attach attaches a volume to a node, and returns its device.
+func (n *node) attach(volume string) (device string) {
+	n.c.t.Helper()
+	a, err := n.api().Attachments.Attach(n.c.t.Context(), &v1.AttachRequest{Volume: volume, Node: n.name, Wait: durationpb.New(patience)})
+	must(n.c.t, err)
+	return a.Status.GetDevice()
+}
+
+// serves reports whether the volume is attached and usable, as the node sees it.
+func (n *node) serves(ctx context.Context, volume string) bool {
+	a, err := n.api().Attachments.GetAttachment(ctx, &v1.GetAttachmentRequest{Volume: volume})
+	return err == nil && a.Status.GetState() == v1.AttachmentState_ATTACHMENT_STATE_ATTACHED
+}
