@@ -58,7 +58,7 @@ var rooms = []room{
 	{doors, "server", "The API once: authenticate, validate, make idempotent, write spec, read status."},
 	{doors, "csi", "Adapter in front of the API: the CSI sockets. No policy of its own."},
 	{doors, "docker", "Adapter in front of the API: Docker's plugin protocol. No policy of its own."},
-	{doors, "kube", "Adapter in front of the API: custom resources. No policy of its own."},
+	{doors, "kube", "What Kubernetes needs besides CSI: the kubelet's registration, release of what a dead node holds, pods near their data."},
 	{doors, "web", "Serves the built UI."},
 	{doors, "cli", "The commands."},
 
