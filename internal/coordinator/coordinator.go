@@ -107,8 +107,16 @@ type Coordinator struct {
 	seq    uint64 // makes every id new
 	fx     Effects
 
-	changes []*Change // the first one is under way
-	leave   leaving
+	changes   []*Change // the first one is under way
+	hold      *Change   // new writes wait while it is set
+	holdUntil time.Duration
+	sealed    block.Generation // a snapshot that replicas have, and the record does not list yet
+	growing   int64            // the size that replicas are about to get
+	leave     leaving
+
+	limits          Limits
+	requests, bytes bucket // of the user
+	pace            bucket // of resyncs
 
 	gate    gate
 	copying int // copies in the queue or started
@@ -218,6 +226,16 @@ type Effects struct {
 	Propose  *spec.Record // compare-and-swap the record from Version-1, then say Recorded
 	Complete []*Request
 	Changed  []*Change // are complete
+	// Alarm is when to say Tick at the latest, a moment of Step's clock; 0 when the usual
+	// ticks will do.
+	Alarm time.Duration
+}
+
+// alarm asks for a Tick at some moment.
+func (fx *Effects) alarm(at time.Duration) {
+	if fx.Alarm == 0 || at < fx.Alarm {
+		fx.Alarm = at
+	}
 }
 
 func (fx *Effects) reset() {
@@ -253,7 +271,7 @@ func (c *Coordinator) Step(now time.Duration, ev Event) Effects {
 	case Submit:
 		c.submit(ev.Request, fx)
 	case Order:
-		c.order(now, ev.Change, fx)
+		c.order(ev.Change, fx)
 	case Linked:
 		c.linked(now, ev.Member, fx)
 	case Unlinked:
@@ -263,7 +281,7 @@ func (c *Coordinator) Step(now time.Duration, ev Event) Effects {
 	case Recorded:
 		c.recorded(now, ev, fx)
 	case Detach:
-		c.detach()
+		c.detach(fx)
 	case Abort:
 		c.stop(fault.E("coordinator", fault.Canceled, c.rec.Volume, fmt.Errorf("the volume's I/O was ended by force")), fx)
 	default:
@@ -354,7 +372,7 @@ func (c *Coordinator) stop(why error, fx *Effects) {
 			c.changed(ch, why, fx)
 		}
 	}
-	c.active, c.queue, c.leave.late, c.changes, c.proposed, c.carries = nil, nil, nil, nil, nil, nil
+	c.active, c.queue, c.leave.late, c.changes, c.hold, c.proposed, c.carries = nil, nil, nil, nil, nil, nil, nil
 	for i := range c.slots {
 		c.slots[i] = slot{seq: c.slots[i].seq}
 	}

@@ -17,14 +17,17 @@ func (c *Coordinator) Debug(now time.Duration) string {
 		fmt.Fprintf(&b, "member %d: %v since %d, linked %v, promised %d, lease for %v, silent for %v, bad %v, %d questions\n",
 			m, c.rec.Members[m].State, c.rec.Members[m].Since, x.linked, x.promised, x.lease-now, now-x.heard, x.bad, x.asks)
 		if s := x.sync; s != nil {
-			fmt.Fprintf(&b, "  catches up from %d: asked %v, listed %v, %d regions left, busy %v, flushed %v, done %v, failed %v\n",
-				s.source, s.asked, s.listed, len(s.todo), s.busy, s.flushed, s.done, s.failed)
+			fmt.Fprintf(&b, "  catches up from %d: stage %d, generation %d, base %d, %d regions left, %d steps, flushed %v, done %v, failed %v\n",
+				s.source, s.stage, s.gen, s.base, len(s.todo), s.steps, s.flushed, s.done, s.failed)
 		}
+	}
+	if ch := c.current(); ch != nil {
+		fmt.Fprintf(&b, "change %d: step %d, generation %d, acked %b, held %v, sealed %d\n", ch.Op, ch.step, ch.Generation, ch.acked, c.hold != nil, c.sealed)
 	}
 	for _, q := range c.active {
 		fmt.Fprintf(&b, "active: op %d %v, copy %v, need %b, acked %b, tried %b, done %v\n", q.Op, q.Extent, q.copy != nil, q.need, q.acked, q.tried, q.done)
 		if k := q.copy; k != nil {
-			fmt.Fprintf(&b, "  from %d to %v: %d asks, %d runs left, over %v, failed %v\n", k.source, k.targets, k.asks, len(k.runs), k.over, k.failed)
+			fmt.Fprintf(&b, "  among %v: %d asks, %d runs left, %d under way, over %v, failed %v\n", k.members, k.asks, len(k.runs), k.flying, k.over, k.failed)
 		}
 	}
 	return b.String()

@@ -34,11 +34,12 @@ const (
 var errDetached = errors.New("the volume was detached")
 
 // detach begins the way out.
-func (c *Coordinator) detach() {
+func (c *Coordinator) detach(fx *Effects) {
 	if c.leave.stage != staying {
 		return
 	}
 	c.leave.stage = draining
+	c.dropChanges(fx)
 	for m := range c.members {
 		c.abandonSync(m)
 	}
@@ -59,7 +60,7 @@ func (c *Coordinator) goAway(now time.Duration, fx *Effects) {
 		}
 		l.stage = flushing
 		l.farewell = Request{Op: Flush, own: true}
-		c.begin(&l.farewell, fx)
+		c.begin(now, &l.farewell, fx)
 	case flushing:
 		if c.proposed != nil || !l.farewell.done {
 			return

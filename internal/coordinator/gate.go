@@ -112,7 +112,7 @@ func (c *Coordinator) startJobs(now time.Duration, fx *Effects) {
 	c.gate.wanted = nil
 	for _, n := range wanted {
 		if busy, closed := c.gate.closed[n]; closed && !busy {
-			c.openRegion(n, fx)
+			c.openRegion(n)
 		}
 	}
 	if c.copying == 0 && len(c.gate.closed) > 0 {
@@ -124,7 +124,7 @@ func (c *Coordinator) startJobs(now time.Duration, fx *Effects) {
 			}
 		}
 		if !first {
-			c.openRegion(next, fx)
+			c.openRegion(next)
 		}
 	}
 	for m := range c.members {
@@ -133,16 +133,12 @@ func (c *Coordinator) startJobs(now time.Duration, fx *Effects) {
 }
 
 // openRegion makes a region equal in all in-sync members, the first of them giving.
-func (c *Coordinator) openRegion(n block.Region, fx *Effects) {
+func (c *Coordinator) openRegion(n block.Region) {
 	c.gate.closed[n] = true
-	source, targets := -1, []int(nil)
+	var list []int
 	for m := range c.members {
-		switch {
-		case !c.inSync(m):
-		case source < 0:
-			source = m
-		default:
-			targets = append(targets, m)
+		if c.inSync(m) {
+			list = append(list, m)
 		}
 	}
 	whole := block.Extent{Start: n.Start(), Count: block.PerRegion}.Clip(block.Extent{Count: uint64(c.rec.Size / block.Size)})
@@ -151,8 +147,8 @@ func (c *Coordinator) openRegion(n block.Region, fx *Effects) {
 		step := block.Extent{Start: e.Start, Count: min(e.Count, copyStep)}
 		e = block.Extent{Start: step.End(), Count: e.Count - step.Count}
 		left++
-		c.submitCopy(&copying{extent: step, source: source, targets: targets, then: func(ok bool, fx *Effects) {
-			failed = failed || !ok
+		c.submitCopy(&copying{extent: step, members: list, then: func(_ time.Duration, err error, _ *Effects) {
+			failed = failed || err != nil
 			if left--; left > 0 {
 				return
 			}

@@ -17,21 +17,21 @@ func (c *Coordinator) startQueued(now time.Duration, fx *Effects) {
 	}
 	waiting := c.queue[:0]
 	for _, q := range c.queue {
-		if c.mustWait(q, waiting) {
+		if c.mustWait(q, waiting) || c.throttled(now, q, fx) {
 			waiting = append(waiting, q)
 			continue
 		}
-		c.begin(q, fx)
+		c.begin(now, q, fx)
 	}
 	clear(c.queue[len(waiting):])
 	c.queue = waiting
 }
 
 // begin starts a request.
-func (c *Coordinator) begin(q *Request, fx *Effects) {
+func (c *Coordinator) begin(now time.Duration, q *Request, fx *Effects) {
 	q.slot = c.take(slot{request: q})
 	c.active = append(c.active, q)
-	c.start(q, fx)
+	c.start(now, q, fx)
 }
 
 // mustWait reports whether q has to wait for requests before it: those that are active,
@@ -39,6 +39,9 @@ func (c *Coordinator) begin(q *Request, fx *Effects) {
 func (c *Coordinator) mustWait(q *Request, waiting []*Request) bool {
 	if q.Op == Flush {
 		return false
+	}
+	if c.frozen() && q.changes() && q.copy == nil {
+		return true
 	}
 	for _, o := range c.active {
 		if o.Op != Flush && q.conflicts(o) && !(fault.Planted("overlapping writes in any order") && q.copy == nil && o.copy == nil) {
@@ -53,13 +56,13 @@ func (c *Coordinator) mustWait(q *Request, waiting []*Request) bool {
 			return true
 		}
 	}
-	return c.gated(q.Extent)
+	return q.Generation == 0 && c.gated(q.Extent)
 }
 
 // start sends a request to those who must answer it.
-func (c *Coordinator) start(q *Request, fx *Effects) {
+func (c *Coordinator) start(now time.Duration, q *Request, fx *Effects) {
 	if q.copy != nil {
-		c.beginCopy(q.copy, fx)
+		c.beginCopy(now, q.copy, fx)
 		return
 	}
 	switch q.Op {
@@ -86,7 +89,7 @@ func (c *Coordinator) start(q *Request, fx *Effects) {
 func (c *Coordinator) sendRequest(q *Request, m int, fx *Effects) {
 	switch q.Op {
 	case Read:
-		q.read = wire.Read{Epoch: c.rec.Epoch, Extent: q.Extent}
+		q.read = wire.Read{Epoch: c.rec.Epoch, Generation: q.Generation, Extent: q.Extent}
 		c.send(m, q.slot, &q.read, fx)
 	case Write:
 		q.write.Epoch = c.rec.Epoch
@@ -178,6 +181,9 @@ func (c *Coordinator) answered(now time.Duration, m int, q *Request, msg wire.Me
 // behind.
 func (c *Coordinator) refused(m int, q *Request, a *wire.Fail, fx *Effects) {
 	switch {
+	case q.Op == Read && a.Status == fault.NotFound && q.Generation != 0:
+		q.need, q.done = 0, true
+		q.Err = a.Err("coordinator.Read", c.rec.Volume)
 	case q.Op == Read && (a.Status == fault.Corrupt || a.Status == fault.Media):
 		q.tried.add(m)
 		c.readFrom(q, c.reader(q.tried), fx)
@@ -191,8 +197,8 @@ func (c *Coordinator) refused(m int, q *Request, a *wire.Fail, fx *Effects) {
 
 // repair writes what was read to the copies that could not give it.
 func (c *Coordinator) repair(q *Request, fx *Effects) {
-	if q.tried == 0 {
-		return
+	if q.tried == 0 || q.Generation != 0 {
+		return // a snapshot can't be written to
 	}
 	q.need, q.acked = q.tried, 0
 	q.write = wire.Write{Epoch: c.rec.Epoch, Extent: q.Extent, Sums: q.Sums, Data: q.Data}
@@ -222,7 +228,7 @@ func (c *Coordinator) finishActive(now time.Duration, fx *Effects) {
 // finished completes q if it is done, and reports whether it did.
 func (c *Coordinator) finished(now time.Duration, q *Request, fx *Effects) bool {
 	if q.copy != nil {
-		return q.copy.over && c.finishCopy(q, fx)
+		return q.copy.over && c.finishCopy(now, q, fx)
 	}
 	if q.changes() && q.tried != 0 && (q.acked|q.tried)&q.need == q.need {
 		if q.acked&q.need != 0 {
@@ -286,14 +292,6 @@ func (c *Coordinator) clean(now time.Duration, always bool, fx *Effects) {
 
 // askedMax bounds the questions in flight to one member, besides requests.
 const askedMax = 64
-
-// submitCopy puts a copy in line behind the requests that came before it.
-func (c *Coordinator) submitCopy(k *copying) {
-	c.copying++
-	k.hold.Op, k.hold.Extent, k.hold.copy = Write, k.extent, k
-	k.hold.need, k.hold.acked, k.hold.tried, k.hold.Err = 0, 0, 0, nil
-	c.queue = append(c.queue, &k.hold)
-}
 
 func (c *Coordinator) activeBefore(seq uint64) bool {
 	return slices.ContainsFunc(c.active, func(q *Request) bool { return q.changes() && q.copy == nil && c.slots[q.slot].seq <= seq })

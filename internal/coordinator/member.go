@@ -7,6 +7,7 @@ import (
 
 	"github.com/holdfast-io/holdfast/internal/block"
 	"github.com/holdfast-io/holdfast/internal/fault"
+	"github.com/holdfast-io/holdfast/internal/lineage"
 	"github.com/holdfast-io/holdfast/internal/spec"
 	"github.com/holdfast-io/holdfast/internal/wire"
 )
@@ -28,6 +29,17 @@ type member struct {
 
 	incarnation uint64 // of the process that has this volume's writes; 0 not known yet
 	boot        uint64
+
+	size        int64 // bytes
+	resizing    bool
+	refusedSize error
+	trim        bool // it may know snapshots that don't exist
+	trimming    bool
+	sealing     bool
+	old         bool // it counts, and must not: its data is older than the record
+	oldSince    block.Epoch
+	leaving     bool  // its process is about to end on purpose
+	syncFailed  error // why the last catching up did not come to its end
 
 	asks int // questions that are not answered
 	sync *syncing
@@ -76,9 +88,34 @@ func (c *Coordinator) openedUp(now time.Duration, m int, msg wire.Message) {
 	if c.inSync(m) && x.incarnation != 0 && x.incarnation != o.Incarnation && c.others(m) > 0 {
 		c.blame(m, fault.E("coordinator", fault.Unavailable, c.rec.Volume, fmt.Errorf("replica %v was restarted", c.rec.Members[m].Replica)))
 	}
+	if c.inSync(m) {
+		if since, old := c.oldData(m, o); old {
+			x.old, x.oldSince = true, since
+			c.blame(m, fault.E("coordinator", fault.Precondition, c.rec.Volume, fmt.Errorf("replica %v holds old data: it has promised epoch %d and knows snapshots %v, where %d and %v were recorded",
+				c.rec.Members[m].Replica, o.Promised, o.Snapshots, c.rec.Settled, c.rec.Snapshots)))
+			x.trim = true
+		}
+	}
 	copied := *o
 	copied.Snapshots = slices.Clone(o.Snapshots)
 	x.opened = &copied
+	x.size, x.refusedSize = o.Size, nil
+	line := lineage.Line{Snapshots: c.generations()}
+	x.trim = len(lineage.Surplus(line, lineage.Line{Snapshots: copied.Snapshots})) > 0
+}
+
+// oldData reports whether a replica that counts is not what it was when it began to, as
+// one is that came out of a backup: since is the epoch from which on it may lack writes.
+func (c *Coordinator) oldData(m int, o *wire.Opened) (since block.Epoch, old bool) {
+	if o.Promised < c.rec.Settled {
+		return o.Promised, true
+	}
+	for _, g := range c.rec.Snapshots {
+		if !slices.Contains(o.Snapshots, g) {
+			return 0, true
+		}
+	}
+	return 0, false
 }
 
 // unlinked takes note of the end of a connection.

@@ -22,7 +22,7 @@ func Reconfigured(rec spec.Record, add []spec.Member, remove []block.ReplicaID) 
 	}
 	next.Version++
 	ch := Change{Remove: remove}
-	if ch.endsCopy(rec) {
+	if ch.changesCounting(rec) {
 		next.Epoch++
 	}
 	return next, nil
@@ -79,7 +79,7 @@ func (c *Coordinator) reconfigure(ch *Change, next *spec.Record) error {
 	if err := mayReconfigure(*next, ch.Add, ch.Remove); err != nil {
 		return err
 	}
-	fit := !ch.endsCopy(c.rec)
+	fit := !ch.changesCounting(c.rec)
 	for m, x := range c.members {
 		fit = fit || next.Members[m].State == spec.InSync && !slices.Contains(ch.Remove, next.Members[m].Replica) && x.bad == nil && x.linked && x.opened != nil
 	}

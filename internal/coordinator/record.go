@@ -47,6 +47,8 @@ func (c *Coordinator) converse(now time.Duration, m int, fx *Effects) {
 		fx.Link = append(fx.Link, m)
 	case x.linked && x.opened != nil && x.bad == nil && !x.asking && x.promised != c.rec.Epoch:
 		c.promise(now, m, fx)
+	case x.promised == c.rec.Epoch:
+		c.fit(m, fx)
 	}
 }
 
@@ -81,14 +83,14 @@ func (c *Coordinator) changeRecord(fx *Effects) {
 		for m := range c.members {
 			inSync = c.changeState(m, edit) || inSync
 		}
-		if ch := c.current(); ch != nil && ch.wantsRecord() {
+		if ch := c.current(); ch != nil && c.wantsRecord(ch) {
 			was := next
 			if err := c.applyTo(ch, edit()); err != nil {
 				next = was
 				c.refuseChange(ch, err, fx)
 			} else {
 				c.carries = ch
-				inSync = inSync || ch.endsCopy(c.rec)
+				inSync = inSync || ch.changesCounting(c.rec)
 			}
 		}
 	}
@@ -121,6 +123,9 @@ func (c *Coordinator) changeState(m int, edit func() *spec.Record) bool {
 	case x.bad != nil && c.inSync(m) && c.canSpare(m):
 		next := edit()
 		next.Members[m].State, next.Members[m].Since = spec.Outdated, sinceNow
+		if x.old {
+			next.Members[m].Since = x.oldSince
+		}
 		return true
 	case x.bad != nil && !c.inSync(m):
 		x.bad = nil // nothing was lost with it; it begins anew
@@ -128,12 +133,24 @@ func (c *Coordinator) changeState(m int, edit func() *spec.Record) bool {
 		if x.linked {
 			x.promised, x.asking = 0, false
 		}
-	case x.sync != nil && x.sync.done:
+	case x.sync != nil && x.sync.done && c.mayPromote(m):
 		next := edit()
 		next.Members[m].State, next.Members[m].Since = spec.InSync, 0
 		return true
 	}
 	return false
+}
+
+// mayPromote reports whether a member that has caught up may count now: not while the
+// others take a snapshot or grow, which it would miss.
+func (c *Coordinator) mayPromote(m int) bool {
+	x := c.members[m]
+	for _, g := range c.rec.Snapshots {
+		if x.opened == nil || !slices.Contains(x.opened.Snapshots, g) {
+			panic(fault.Bug("coordinator: member %d has caught up without snapshot %d", m, g))
+		}
+	}
+	return c.hold == nil && c.sealed == 0 && c.growing == 0 && x.size >= c.rec.Size
 }
 
 // canSpare reports whether member m may be left behind: another one that is fit stays
@@ -258,7 +275,7 @@ func (c *Coordinator) adopt(now time.Duration, next spec.Record, fx *Effects) {
 	}
 	if ch := c.carries; ch != nil {
 		c.carries = nil
-		c.changeRecorded(ch, fx)
+		c.changeRecorded(now, ch, fx)
 	}
 }
 
@@ -281,7 +298,7 @@ func (c *Coordinator) adoptMember(now time.Duration, m int, was spec.ReplicaStat
 		}
 		x.sync = nil
 	default:
-		x.bad = nil
+		x.bad, x.old = nil, false
 		c.abandonSync(m)
 		c.unlink(now, m, fx) // it begins anew on a new connection, if at all
 		if was == spec.Outdated {

@@ -21,11 +21,13 @@ const (
 type Request struct {
 	Op     Op
 	Extent block.Extent // but for Flush; at most wire.DataBlocksMax blocks for Read and Write
-	FUA    bool         // Write, Zero: durable when complete
-	Data   []byte
-	Sums   []block.Sum // computed where the data comes from; Read fills and has compared them
-	Err    error       // a *fault.Error
-	User   any         // the caller's, for it to know the request by
+	// Generation is, for Read, the snapshot to read; 0 is the live one.
+	Generation block.Generation
+	FUA        bool // Write, Zero: durable when complete
+	Data       []byte
+	Sums       []block.Sum // computed where the data comes from; Read fills and has compared them
+	Err        error       // a *fault.Error
+	User       any         // the caller's, for it to know the request by
 
 	need  members // that must answer
 	acked members // that have
@@ -54,7 +56,7 @@ func (q *Request) internal() bool { return q.copy != nil || q.own }
 
 // conflicts reports whether q must wait for o, which came before it.
 func (q *Request) conflicts(o *Request) bool {
-	return (q.changes() || o.changes()) && q.Extent.Overlaps(o.Extent)
+	return (q.changes() || o.changes()) && q.Generation == 0 && o.Generation == 0 && q.Extent.Overlaps(o.Extent)
 }
 
 // members is a set of members, by number.

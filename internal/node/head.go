@@ -2,6 +2,7 @@ package node
 
 import (
 	"log/slog"
+	"time"
 
 	"github.com/holdfast-io/holdfast/internal/block"
 	"github.com/holdfast-io/holdfast/internal/coordinator"
@@ -25,6 +26,7 @@ type head struct {
 	events   queue[headEvent]
 	stepping bool
 	timer    *host.Timer
+	next     time.Duration // when the next usual tick is
 	serving  []func(error) // wait until the volume can be used
 	over     bool
 	stopped  func(error) // is called when the coordinator has stopped
@@ -71,7 +73,8 @@ func (h *head) tick() {
 	}
 	h.step(coordinator.Tick{}, nil)
 	if !h.over {
-		h.timer.Set(h.n.loop.Now() + h.n.o.Lease/ticksPerLease)
+		h.next = h.n.loop.Now() + h.n.o.Lease/ticksPerLease
+		h.timer.Set(h.next)
 	}
 }
 
@@ -144,6 +147,9 @@ func (h *head) perform(fx coordinator.Effects) {
 	}
 	for _, m := range fx.Link {
 		h.link(m)
+	}
+	if fx.Alarm != 0 {
+		h.timer.Set(min(fx.Alarm, h.next))
 	}
 	if fx.Propose != nil {
 		h.records.propose(fx.Propose.Clone(), h.recorded)

@@ -6,6 +6,7 @@ import (
 	"github.com/holdfast-io/holdfast/internal/block"
 	"github.com/holdfast-io/holdfast/internal/fault"
 	"github.com/holdfast-io/holdfast/internal/host"
+	"github.com/holdfast-io/holdfast/internal/lineage"
 	"github.com/holdfast-io/holdfast/internal/replica"
 	"github.com/holdfast-io/holdfast/internal/store"
 	"github.com/holdfast-io/holdfast/internal/wire"
@@ -128,16 +129,33 @@ func (o *op) beginRare(msg wire.Message) {
 		s.Snapshot(m.Generation, simple)
 	case *wire.DeleteSnapshot:
 		s.DeleteSnapshot(m.Generation, simple)
+	case *wire.Generations:
+		deleteAll(s, lineage.Surplus(lineage.Line{Snapshots: m.List}, lineage.Line{Snapshots: s.Manifest().Snapshots}), simple)
 	case *wire.Grow:
 		s.Grow(m.Size, simple)
 	case *wire.Changed:
 		s.Changed(m.Since, m.Generation, m.From, int(m.Limit), func(list []block.Extent, next block.Region, err error) {
 			end := block.Region((s.Manifest().Size + block.RegionSize - 1) / block.RegionSize)
-			o.finish(&wire.ExtentList{Next: next, Last: next >= end, List: list}, err)
+			o.finish(replica.Changes(list, next, end), err)
 		})
 	default:
 		o.finish(nil, fault.Errorf("node", fault.Unsupported, "no store operation for %s", msg.Kind()))
 	}
+}
+
+// deleteAll deletes snapshots one after the other.
+func deleteAll(s *store.Replica, list []block.Generation, done func(error)) {
+	if len(list) == 0 {
+		done(nil)
+		return
+	}
+	s.DeleteSnapshot(list[0], func(err error) {
+		if err != nil {
+			done(err)
+			return
+		}
+		deleteAll(s, list[1:], done)
+	})
 }
 
 func regionList(list []store.RegionInfo, limit int) wire.RegionList {

@@ -33,30 +33,46 @@ func Regions(source, target []wire.RegionState, since block.Epoch) []block.Regio
 	return slices.Compact(list)
 }
 
-// Differing returns the runs of blocks, from block start on, whose checksums differ, each
-// at most limit blocks long.
-func Differing(start block.Index, a, b []block.Sum, limit int) (runs []block.Extent) {
-	for i := range a {
-		if a[i] == b[i] {
+// Run is a run of blocks that some copy lacks.
+type Run struct {
+	Extent block.Extent
+	Zero   bool // the giving copy has only zeros there: they can be sent as a hole
+}
+
+// Runs returns the runs of blocks, from block start on, in which one of the copies differs
+// from the first one, ascending. sums are the checksums that each copy has. A gap of equal
+// blocks is bridged when that adds less than a tenth to what must be moved: fewer and
+// longer runs are quicker, and what is moved stays close to what changed.
+func Runs(start block.Index, sums [][]block.Sum) (runs []Run) {
+	first := sums[0]
+	pending := 0 // differing blocks in the last run, which pay for gaps
+	for i, sum := range first {
+		if !differs(sums, i) {
 			continue
 		}
-		at := start + block.Index(i)
-		if n := len(runs); n > 0 && runs[n-1].End() == at && runs[n-1].Count < uint64(limit) {
-			runs[n-1].Count++
-		} else {
-			runs = append(runs, block.Extent{Start: at, Count: 1})
+		at, zero := start+block.Index(i), sum == block.ZeroSum
+		if n := len(runs); n > 0 && runs[n-1].Zero == zero {
+			last := &runs[n-1]
+			gap := int(at - last.Extent.End())
+			if gap == 0 || !zero && gap*10 < pending && noZeros(first[i-gap:i]) {
+				last.Extent.Count += uint64(gap) + 1
+				pending += 1 - gap*10
+				continue
+			}
 		}
+		runs = append(runs, Run{block.Extent{Start: at, Count: 1}, zero})
+		pending = 1
 	}
 	return runs
 }
 
-// AllZero reports whether every checksum is that of zeros, so that a run can be sent as
-// a hole.
-func AllZero(sums []block.Sum) bool {
-	for _, s := range sums {
-		if s != block.ZeroSum {
-			return false
+func differs(sums [][]block.Sum, i int) bool {
+	for _, other := range sums[1:] {
+		if other[i] != sums[0][i] {
+			return true
 		}
 	}
-	return true
+	return false
 }
+
+func noZeros(sums []block.Sum) bool { return !slices.Contains(sums, block.ZeroSum) }

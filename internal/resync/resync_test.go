@@ -1,6 +1,7 @@
 package resync
 
 import (
+	"math/rand/v2"
 	"slices"
 	"testing"
 
@@ -25,12 +26,51 @@ func TestRegionsToCopy(t *testing.T) {
 	}
 }
 
-func TestDifferingBlocksComeInBoundedRuns(t *testing.T) {
-	a := []block.Sum{1, 2, 3, 4, 5, 6, 7}
-	b := []block.Sum{1, 0, 0, 0, 5, 6, 0}
-	got := Differing(100, a, b, 2)
-	want := []block.Extent{{Start: 101, Count: 2}, {Start: 103, Count: 1}, {Start: 106, Count: 1}}
+func TestRunsMoveWhatDiffers(t *testing.T) {
+	z := block.ZeroSum
+	a := []block.Sum{1, 2, 3, z, z, 6, 7, 8}
+	b := []block.Sum{1, 9, 9, 9, z, 9, 7, 9}
+	got := Runs(10, [][]block.Sum{a, b})
+	want := []Run{{block.Extent{Start: 11, Count: 2}, false}, {block.Extent{Start: 13, Count: 1}, true},
+		{block.Extent{Start: 15, Count: 1}, false}, {block.Extent{Start: 17, Count: 1}, false}}
 	if !slices.Equal(got, want) {
-		t.Errorf("%v, want %v", got, want)
+		t.Errorf("got %v, want %v", got, want)
+	}
+	if got := Runs(0, [][]block.Sum{a, a, a}); len(got) != 0 {
+		t.Errorf("nothing differs, got %v", got)
+	}
+	if got := Runs(0, [][]block.Sum{{1, 2}, {1, 2}, {1, 3}}); len(got) != 1 || got[0].Extent.Start != 1 {
+		t.Errorf("the third copy differs, got %v", got)
+	}
+}
+
+// Whatever differs, all of it is moved, and at most a fifth more.
+func TestRunsMoveLittleMoreThanDiffers(t *testing.T) {
+	random := rand.New(rand.NewPCG(1, 2))
+	for percent := range 101 {
+		a, b := make([]block.Sum, 256), make([]block.Sum, 256)
+		differ := 0
+		for i := range a {
+			a[i] = block.Sum(i + 1)
+			b[i] = a[i]
+			if random.IntN(100) < percent {
+				b[i] = 0
+				differ++
+			}
+		}
+		moved := map[block.Index]bool{}
+		for _, r := range Runs(0, [][]block.Sum{a, b}) {
+			for i := r.Extent.Start; i < r.Extent.End(); i++ {
+				moved[i] = true
+			}
+		}
+		if len(moved)*10 > differ*12 {
+			t.Errorf("%d%%: %d blocks are moved for %d that differ", percent, len(moved), differ)
+		}
+		for i := range a {
+			if a[i] != b[i] && !moved[block.Index(i)] {
+				t.Errorf("%d%%: block %d differs and is not moved", percent, i)
+			}
+		}
 	}
 }

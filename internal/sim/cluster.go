@@ -4,7 +4,10 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
+	"runtime/debug"
+	"slices"
 	"strings"
 	"time"
 
@@ -64,12 +67,7 @@ type Result struct {
 // Run runs the cluster of a seed and returns what it found. trace may be nil.
 func Run(seed uint64, trace func(string)) (Result, error) {
 	c := newCluster(seed, trace)
-	c.chaos()
-	end := 20 * time.Second
-	c.run(end, func() bool { return c.submitted >= c.requests && len(c.checks) == 0 })
-	if c.err == nil {
-		c.converge()
-	}
+	c.live()
 	r := Result{Hash: c.hash, Requests: c.submitted, Epoch: c.record.Epoch, Heads: len(c.heads), Time: c.now}
 	for _, h := range c.heads {
 		s := h.coord.Stats()
@@ -85,6 +83,20 @@ func Run(seed uint64, trace func(string)) (Result, error) {
 		}
 	}
 	return r, c.err
+}
+
+// live is the whole run. A broken invariant is a find as any other.
+func (c *cluster) live() {
+	defer func() {
+		if p := recover(); p != nil {
+			c.found("panic: %v\n%s", p, debug.Stack())
+		}
+	}()
+	c.chaos()
+	c.run(20*time.Second, func() bool { return c.submitted >= c.requests && len(c.checks) == 0 })
+	if c.err == nil {
+		c.converge()
+	}
 }
 
 func newCluster(seed uint64, trace func(string)) *cluster {
@@ -153,7 +165,7 @@ func (c *cluster) chaos() {
 		return
 	}
 	n := c.nodes[c.rand.IntN(len(c.nodes))]
-	kind := c.rand.IntN(13)
+	kind := c.rand.IntN(17)
 	if c.favourite >= 0 && c.chance(70) {
 		kind = c.favourite
 	}
@@ -196,6 +208,8 @@ func (c *cluster) chaos() {
 		c.detach()
 	case 11, 12:
 		c.reconfigure()
+	case 13, 14, 15, 16:
+		c.change()
 	case 9:
 		if c.power {
 			for _, n := range c.nodes { // a whole room without power
@@ -358,13 +372,36 @@ func (c *cluster) compare() {
 		}
 	}
 	c.run(c.now+300*time.Second, c.well)
+	c.compareGeneration(0, len(c.model.blocks))
+	for _, g := range c.record.Snapshots {
+		blocks := len(c.model.blocks)
+		x := c.model.snapshots[g]
+		if x != nil {
+			blocks = len(x.tags)
+		}
+		data := c.compareGeneration(g, blocks)
+		if c.err == nil && x != nil {
+			if err := x.check(data, c.deaths > 0); err != nil {
+				c.found("snapshot %d: %v", g, err)
+			}
+		}
+	}
+	for _, g := range slices.Sorted(maps.Keys(c.model.snapshots)) {
+		if !slices.Contains(c.record.Snapshots, g) {
+			c.found("snapshot %d was taken and is not in the record", g)
+		}
+	}
+}
+
+// compareGeneration reads a generation of every replica: they must agree.
+func (c *cluster) compareGeneration(g block.Generation, blocks int) []byte {
 	var contents [][]byte
 	left := len(c.record.Members)
 	for _, n := range c.nodes {
 		if c.record.Find(n.holds) < 0 {
 			continue
 		}
-		n.content(len(c.model.blocks), func(data []byte, err error) {
+		n.content(blocks, g, func(data []byte, err error) {
 			if err != nil {
 				c.found("%v", err)
 			}
@@ -375,20 +412,21 @@ func (c *cluster) compare() {
 	c.run(c.now+300*time.Second, func() bool { return left == 0 })
 	switch {
 	case c.err != nil:
-		return
+		return nil
 	case left > 0:
 		c.found("the replicas can't be read")
-		return
+		return nil
 	}
 	for i := 1; i < len(contents); i++ {
-		for b := range c.model.blocks {
+		for b := range blocks {
 			x, y := contents[0][b*block.Size:(b+1)*block.Size], contents[i][b*block.Size:(b+1)*block.Size]
 			if !bytes.Equal(x, y) {
 				tx, _ := tagOf(x)
 				ty, _ := tagOf(y)
-				c.found("at the end replicas differ: block %d is %d in one, %d in another", b, tx, ty)
-				return
+				c.found("at the end replicas differ: block %d of generation %d is %d in one, %d in another", b, g, tx, ty)
+				return nil
 			}
 		}
 	}
+	return contents[0]
 }

@@ -30,6 +30,7 @@ type head struct {
 	read        int     // blocks read at the end
 	owed        []*debt // writes without an answer
 	served      bool
+	wrote       int // writes completed
 	incarnation uint64
 }
 
@@ -126,6 +127,9 @@ func (h *head) perform(fx coordinator.Effects) {
 	}
 	for _, m := range fx.Link {
 		h.link(m)
+	}
+	if fx.Alarm != 0 {
+		h.c.after(max(0, time.Duration(float64(fx.Alarm-h.node.now())/h.node.rate)), func() { h.step(coordinator.Tick{}) })
 	}
 	if fx.Propose != nil {
 		h.c.propose(h, fx.Propose.Clone())
@@ -282,6 +286,7 @@ func (h *head) change(q *coordinator.Request, tag uint64, b int, at []int) {
 		}
 		h.owed = slices.DeleteFunc(h.owed, func(o *debt) bool { return o == d })
 		if q.Err == nil {
+			h.wrote++
 			h.c.model.ack(b, d.at)
 		}
 	})

@@ -14,6 +14,10 @@ import (
 type model struct {
 	blocks []history
 	tag    uint64
+
+	clock     int // counts submissions and completions
+	taking    []*snapshot
+	snapshots map[block.Generation]*snapshot
 }
 
 type history struct {
@@ -23,7 +27,7 @@ type history struct {
 }
 
 func newModel(blocks int) *model {
-	m := &model{blocks: make([]history, blocks)}
+	m := &model{blocks: make([]history, blocks), snapshots: make(map[block.Generation]*snapshot)}
 	for i := range m.blocks {
 		m.blocks[i].tags = []uint64{0}
 	}
@@ -35,9 +39,20 @@ func (h *history) end() int { return h.gone + len(h.tags) }
 // begin notes a write that was submitted, and returns its position in each block.
 func (m *model) begin(b, n int, tag uint64) []int {
 	at := make([]int, n)
+	m.clock++
+	for _, x := range m.taking {
+		if _, old := x.begun[tag]; !old {
+			x.begun[tag] = m.clock
+		}
+	}
 	for i := range n {
 		h := &m.blocks[b+i]
 		at[i] = h.end()
+		for _, x := range m.taking {
+			if b+i < len(x.tags) {
+				x.tags[b+i] = append(x.tags[b+i], tag)
+			}
+		}
 		h.tags = append(h.tags, tag)
 	}
 	return at
@@ -46,7 +61,11 @@ func (m *model) begin(b, n int, tag uint64) []int {
 // ack notes that a write is complete. A younger one, of a head that took over, may have
 // been complete before.
 func (m *model) ack(b int, at []int) {
+	m.clock++
 	for i, p := range at {
+		for _, x := range m.taking {
+			x.acks = append(x.acks, ack{m.clock, b + i, p})
+		}
 		h := &m.blocks[b+i]
 		h.acked = max(h.acked, p)
 	}

@@ -8,6 +8,7 @@ import (
 	"github.com/holdfast-io/holdfast/internal/fault"
 	"github.com/holdfast-io/holdfast/internal/host"
 	"github.com/holdfast-io/holdfast/internal/host/simdisk"
+	"github.com/holdfast-io/holdfast/internal/lineage"
 	"github.com/holdfast-io/holdfast/internal/replica"
 	"github.com/holdfast-io/holdfast/internal/store"
 	"github.com/holdfast-io/holdfast/internal/wire"
@@ -88,11 +89,31 @@ func (n *node) open() {
 			return
 		}
 		n.store = r
-		m := r.Manifest()
-		n.replica = replica.New(replica.Self{Size: m.Size, Generation: m.Generation, Snapshots: m.Snapshots,
-			Promised: m.Promised, Incarnation: n.incarnation, Boot: n.boot})
+		n.replica = replica.New(n.self())
 		n.replica.Quarantine(n.now() + n.c.lease)
-		n.c.log("node %d serves, promised %d", n.i, m.Promised)
+		n.c.log("node %d serves, promised %d", n.i, n.self().Promised)
+	})
+}
+
+// self is what the replica is now.
+func (n *node) self() replica.Self {
+	m := n.store.Manifest()
+	return replica.Self{Size: m.Size, Generation: m.Generation, Snapshots: m.Snapshots,
+		Promised: m.Promised, Incarnation: n.incarnation, Boot: n.boot}
+}
+
+// deleteAll deletes snapshots one after the other.
+func (n *node) deleteAll(list []block.Generation, done func(error)) {
+	if len(list) == 0 {
+		done(nil)
+		return
+	}
+	n.store.DeleteSnapshot(list[0], func(err error) {
+		if err != nil {
+			done(err)
+			return
+		}
+		n.deleteAll(list[1:], done)
 	})
 }
 
@@ -176,7 +197,8 @@ func (n *node) storeOp(op replica.Store) {
 			n.c.found("node %d: %v", n.i, err) // no bit rot is simulated: nothing may be corrupt
 			return
 		}
-		n.perform(n.replica.Step(n.now(), replica.Stored{Session: op.Session, ID: op.ID, Answer: answer, Err: err}))
+		self := n.self()
+		n.perform(n.replica.Step(n.now(), replica.Stored{Session: op.Session, ID: op.ID, Answer: answer, Err: err, Changed: &self}))
 	}
 	ok := &wire.Done{Incarnation: n.incarnation}
 	submit := func(q *store.Request, answer func() wire.Message) {
@@ -190,6 +212,7 @@ func (n *node) storeOp(op replica.Store) {
 		n.store.Submit(q)
 	}
 	plain := func() wire.Message { return ok }
+	simple := func(err error) { done(ok, err) }
 	switch m := op.Msg.(type) {
 	case *wire.Write:
 		submit(&store.Request{Verb: store.Write, Extent: m.Extent, Data: m.Data, Sums: m.Sums}, plain)
@@ -217,13 +240,27 @@ func (n *node) storeOp(op replica.Store) {
 		}
 		n.c.log("node %d lists regions %v", n.i, answer.List)
 		done(answer, nil)
+	case *wire.Snapshot:
+		n.store.Snapshot(m.Generation, simple)
+	case *wire.Grow:
+		n.store.Grow(m.Size, simple)
+	case *wire.Generations:
+		n.deleteAll(lineage.Surplus(lineage.Line{Snapshots: m.List}, lineage.Line{Snapshots: n.store.Manifest().Snapshots}), simple)
+	case *wire.Changed:
+		n.store.Changed(m.Since, m.Generation, m.From, int(m.Limit), func(list []block.Extent, next block.Region, err error) {
+			if err != nil {
+				done(nil, err)
+				return
+			}
+			done(replica.Changes(list, next, block.Region(block.Regions(n.store.Manifest().Size))), nil)
+		})
 	default:
 		n.c.found("node %d: no store operation for %T", n.i, op.Msg)
 	}
 }
 
-// content reads the whole replica, for the comparison at the end.
-func (n *node) content(blocks int, done func([]byte, error)) {
+// content reads the whole replica as of a generation, for the comparison at the end.
+func (n *node) content(blocks int, gen block.Generation, done func([]byte, error)) {
 	data := make([]byte, 0, blocks*block.Size)
 	var next func()
 	next = func() {
@@ -233,7 +270,7 @@ func (n *node) content(blocks int, done func([]byte, error)) {
 			return
 		}
 		count := min(128, blocks-at)
-		q := &store.Request{Verb: store.Read, Extent: block.Extent{Start: block.Index(at), Count: uint64(count)},
+		q := &store.Request{Verb: store.Read, Generation: gen, Extent: block.Extent{Start: block.Index(at), Count: uint64(count)},
 			Data: host.Buffer(count * block.Size), Sums: make([]block.Sum, count)}
 		q.Done = func(q *store.Request) {
 			if q.Err != nil {

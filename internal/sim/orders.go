@@ -1,6 +1,9 @@
 package sim
 
 import (
+	"slices"
+	"time"
+
 	"github.com/holdfast-io/holdfast/internal/block"
 	"github.com/holdfast-io/holdfast/internal/coordinator"
 	"github.com/holdfast-io/holdfast/internal/fault"
@@ -102,4 +105,92 @@ func (c *cluster) tidy() {
 		}
 		n.was = c.record.Find(n.holds) >= 0
 	}
+}
+
+// change has the owner take, delete or hold for a snapshot, or grow the volume.
+func (c *cluster) change() {
+	h := c.owner()
+	if h == nil {
+		return
+	}
+	switch k := c.rand.IntN(10); {
+	case k < 4:
+		h.snapshot()
+	case k < 6:
+		h.group()
+	case k < 8:
+		h.deleteSnapshot()
+	default:
+		h.grow()
+	}
+}
+
+// until draws when a hold gives up: often too early.
+func (h *head) until() time.Duration {
+	return h.node.now() + h.c.between(time.Millisecond, h.c.lease*2)
+}
+
+func (h *head) snapshot() {
+	x := h.c.model.beginSnapshot(h.c.losses)
+	ch := &coordinator.Change{Op: coordinator.Snapshot, Until: h.until()}
+	h.order(ch, func(err error) {
+		h.c.log("%s has snapshot %d: %v", h.name, ch.Generation, err)
+		h.c.model.endSnapshot(x, ch.Generation, err == nil, h.c.losses)
+	})
+}
+
+// group takes a snapshot as if the volume were one of several.
+func (h *head) group() {
+	c := h.c
+	hold := &coordinator.Change{Op: coordinator.Hold, Until: h.until()}
+	h.order(hold, func(err error) {
+		c.log("%s holds for snapshot %d: %v", h.name, hold.Generation, err)
+		if err != nil {
+			return
+		}
+		x := c.model.beginSnapshot(c.losses)
+		held := h.wrote
+		taken := &coordinator.Change{Op: coordinator.Snapshot, Held: true}
+		h.order(taken, func(err error) {
+			if err != nil {
+				c.log("%s could not take the held snapshot: %v", h.name, err)
+			}
+			c.after(c.between(time.Microsecond, c.lease), func() {
+				release := &coordinator.Change{Op: coordinator.Release, Drop: err != nil || c.chance(20)}
+				still := held == h.wrote
+				h.order(release, func(err error) {
+					c.log("%s has released snapshot %d: %v", h.name, release.Generation, err)
+					if err == nil && !still {
+						c.found("%s completed a write while it was held", h.name)
+					}
+					c.model.endSnapshot(x, release.Generation, err == nil && !release.Drop, c.losses)
+				})
+			})
+		})
+	})
+}
+
+func (h *head) deleteSnapshot() {
+	list := h.coord.Record().Snapshots
+	if len(list) == 0 {
+		return
+	}
+	g := list[h.c.rand.IntN(len(list))]
+	delete(h.c.model.snapshots, g)
+	h.order(&coordinator.Change{Op: coordinator.DeleteSnapshot, Generation: g}, func(err error) {
+		h.c.log("%s deleted snapshot %d: %v", h.name, g, err)
+		if err == nil && slices.Contains(h.coord.Record().Snapshots, g) {
+			h.c.found("snapshot %d was deleted and is in the record", g)
+		}
+	})
+}
+
+func (h *head) grow() {
+	size := h.coord.Record().Size + int64(1+h.c.rand.IntN(40))*block.Size
+	h.order(&coordinator.Change{Op: coordinator.Grow, Size: size}, func(err error) {
+		h.c.log("%s grows to %d: %v", h.name, size, err)
+		if err == nil {
+			h.c.model.grow(int(size / block.Size))
+		}
+	})
 }

@@ -22,6 +22,10 @@ func TestPlantedBugsAreFound(t *testing.T) {
 		"lease counted from the answer",
 		"resync misses a discard",
 		"no gate after an owner died",
+		"snapshot during a resync mixes generations",
+		"clean while gates are closed",
+		"clean covers what is in flight",
+		"no drain before a promise",
 	} {
 		fault.PlantedBug = bug
 		found := false

@@ -10,8 +10,9 @@ import (
 	"github.com/holdfast-io/holdfast/internal/host"
 )
 
-// Snapshot makes generation gen, which must be the live one, read-only and readable
-// for ever, and begins the next one. It waits for the writes in flight, holds new
+// Snapshot makes the live generation read-only and readable for ever as gen, and begins
+// the next one. gen is the live generation's number or a higher one, when numbers between
+// them mean nothing: they are skipped. It waits for the writes in flight, holds new
 // ones, flushes, and raises one number: it costs the same whatever the volume's size.
 // A generation that is a snapshot already is a success.
 func (r *Replica) Snapshot(gen block.Generation, done func(error)) {
@@ -23,9 +24,10 @@ func (t *task) snapshot(gen block.Generation) error {
 	if slices.Contains(r.man.Snapshots, gen) {
 		return nil
 	}
-	if gen != r.man.Generation || r.frozen {
-		return fault.E("store.Snapshot", fault.Precondition, r.man.Volume, fmt.Errorf("generation %d is not the live one, %d", gen, r.man.Generation))
+	if gen < r.man.Generation || r.frozen {
+		return fault.E("store.Snapshot", fault.Precondition, r.man.Volume, fmt.Errorf("generation %d is over, the live one is %d", gen, r.man.Generation))
 	}
+	live := r.man.Generation
 	r.frozen = true
 	defer func() {
 		r.frozen = false
@@ -40,12 +42,12 @@ func (t *task) snapshot(gen block.Generation) error {
 	}
 	err := t.change(func(m *Manifest) {
 		m.Snapshots = append(m.Snapshots, gen)
-		m.Generation++
+		m.Generation = gen + 1
 	})
 	if err != nil {
 		return err
 	}
-	r.trimReserved(gen)
+	r.trimReserved(live)
 	return nil
 }
 

@@ -1,0 +1,69 @@
+package coordinator
+
+import "time"
+
+// Limits bound what a volume may do, each 0 for no bound. They may be changed at any
+// time.
+type Limits struct {
+	Requests    float64 // per second: reads, writes and zeroings
+	Bytes       float64 // per second, of reads and writes
+	ResyncBytes float64 // per second, that all resyncs of the volume move together
+	PauseResync bool    // no resync goes on
+}
+
+// SetLimits changes the limits.
+func (c *Coordinator) SetLimits(l Limits) {
+	c.limits = l
+	c.requests.rate, c.bytes.rate, c.pace.rate = l.Requests, l.Bytes, l.ResyncBytes
+}
+
+// bucket is a rate that time fills. What is taken may be more than there is: then the
+// next one waits for longer.
+type bucket struct {
+	rate  float64 // a second; 0 is no bound
+	level float64
+	at    time.Duration
+}
+
+// bucketSpan is how much a bucket holds: a volume that was idle may catch up that long.
+const bucketSpan = 100 * time.Millisecond
+
+func (b *bucket) fill(now time.Duration) {
+	b.level = min(b.level+b.rate*(now-b.at).Seconds(), b.rate*bucketSpan.Seconds())
+	b.at = now
+}
+
+// wait returns how long to wait before something may be taken.
+func (b *bucket) wait(now time.Duration) time.Duration {
+	if b.rate == 0 {
+		return 0
+	}
+	if b.fill(now); b.level > 0 {
+		return 0
+	}
+	return time.Duration(-b.level/b.rate*float64(time.Second)) + time.Microsecond
+}
+
+func (b *bucket) take(now time.Duration, n int64) {
+	if b.rate != 0 {
+		b.fill(now)
+		b.level -= float64(n)
+	}
+}
+
+// throttled reports whether a request has to wait for the volume's limits, and takes its
+// share if not.
+func (c *Coordinator) throttled(now time.Duration, q *Request, fx *Effects) bool {
+	if c.requests.rate == 0 && c.bytes.rate == 0 || q.Op == Flush || q.copy != nil {
+		return false
+	}
+	if wait := max(c.requests.wait(now), c.bytes.wait(now)); wait > 0 {
+		fx.alarm(now + wait)
+		return true
+	}
+	c.requests.take(now, 1)
+	if q.Op != Zero {
+		c.bytes.take(now, q.Extent.Bytes())
+	}
+	return false
+}
