@@ -67,6 +67,9 @@ machine they run on.`,
 	root.AddCommand(
 		newPoolCommand(out),
 		newStoreCommand(out),
+		newCSICommand(),
+		newDockerCommand(),
+		newKubeCommand(),
 		newVersionCommand(out),
 		newExitCodesTopic(),
 	)

@@ -33,6 +33,7 @@ type Cluster struct {
 	Store  state.Store
 	URL    string
 	Client *http.Client
+	Socket string // where the API is
 	Nodes  []Node
 
 	t     testing.TB
@@ -88,7 +89,7 @@ func (c *Cluster) listen(ctx context.Context, s *server.Server) {
 	go func() { _ = h.Serve(listener) }()
 	context.AfterFunc(ctx, func() { _ = h.Close() })
 	dialer := &net.Dialer{}
-	c.URL = "http://holdfast"
+	c.URL, c.Socket = "http://holdfast", socket
 	c.Client = &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return dialer.DialContext(ctx, "unix", socket)
 	}}}
