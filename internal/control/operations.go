@@ -173,13 +173,18 @@ func (d *decider) volumeMove(op *v1.Operation) {
 			return
 		}
 		op.Steps = []*v1.Step{{VolumeId: op.TargetId, FromPoolId: a.Replicas[at].PoolId, ToPoolId: op.Parameters[paramToPool], Bytes: d.usedBytes(op.TargetId)}}
+		op.Message = "it begins"
+		return // what was in the way of an earlier wish does not count
 	}
 	for _, r := range a.Replicas {
-		if d.isFilling(op.TargetId, r) && !r.Leaving {
+		if d.isFilling(op.TargetId, r) && !r.Leaving && (d.isThere(r, op) || op.Parameters[paramToNode]+op.Parameters[paramToPool] == "") {
 			op.Steps[0].ReplicaId, op.Steps[0].ToPoolId = r.ReplicaId, r.PoolId
 		}
 	}
 	wrong := d.trouble(op.TargetId, Moved)
+	if _, there := d.assignedReplica(op.TargetId, op.Steps[0].ReplicaId); !there {
+		op.Steps[0].ReplicaId = "" // it was given up
+	}
 	if wrong != "" && op.Steps[0].ReplicaId == "" {
 		end(d, op, wrong)
 		return
@@ -189,6 +194,16 @@ func (d *decider) volumeMove(op *v1.Operation) {
 		op.Message = cmp.Or(wrong, "it waits for its turn")
 	}
 	d.progress(op, op.Steps[0].Bytes-d.holdings.value(op.Steps[0].ReplicaId).GetUsedBytes(), op.Steps[0].Bytes)
+}
+
+// assignedReplica finds a replica of a volume.
+func (v *view) assignedReplica(volume, id string) (*assigned, bool) {
+	for _, r := range v.assignments.value(volume).GetReplicas() {
+		if r.ReplicaId == id {
+			return r, true
+		}
+	}
+	return nil, false
 }
 
 // isThere reports whether a replica is where it is to go.
@@ -247,7 +262,7 @@ func (d *decider) left(op *v1.Operation) int {
 	blocked, why := 0, ""
 	for _, id := range volumes {
 		bytes += d.usedBytes(id)
-		if t := d.trouble(id, Moved, Repaired, Attached); t != "" {
+		if t := d.trouble(id, Drained, Moved, Repaired, Attached); t != "" {
 			if blocked++; why == "" {
 				why = d.volumeName(id) + ": " + t
 			}
@@ -323,6 +338,9 @@ func (d *decider) forgetPool(id string) (ops []state.Op) {
 func (d *decider) rebalance(op *v1.Operation) {
 	if op.Steps == nil && op.Message == "" {
 		d.planRebalance(op)
+		if len(op.Steps) > 0 && op.Parameters[paramDryRun] != "true" {
+			return // what was in the way of an earlier wish does not count
+		}
 	}
 	var left, total int64
 	for _, s := range op.Steps {

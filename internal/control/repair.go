@@ -183,8 +183,11 @@ func (h *holder) place(lost replica) (pool string, ok bool) {
 		return "", false
 	}
 	typ := Repaired
-	if lost.bad != "" && !lost.repair {
+	switch {
+	case lost.to != target{}:
 		typ = Moved
+	case lost.bad != "" && !lost.repair:
+		typ = Drained
 	}
 	h.refused(h.step, typ, full)
 	return "", false

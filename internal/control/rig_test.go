@@ -188,7 +188,26 @@ func (r *rig) play() (acted bool) {
 			acted = true
 		}
 	}
+	if acted {
+		r.usage()
+	}
 	return acted
+}
+
+// usage has the pools say what they hold.
+func (r *rig) usage() {
+	v := r.view()
+	used := map[string]int64{}
+	for _, h := range v.holdings.entries {
+		used[h.Value.PoolId] += h.Value.UsedBytes
+	}
+	for _, id := range v.pools.list() {
+		if was := v.poolStatuses.value(id); was.UsedBytes != used[id] && r.on[v.pools.value(id).Spec.NodeId] {
+			now := proto.CloneOf(was)
+			now.UsedBytes = used[id]
+			r.do(state.PoolStatuses.Put(id, now))
+		}
+	}
 }
 
 // playHead does one thing that a volume's head has to do, where it runs.

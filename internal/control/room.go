@@ -234,9 +234,10 @@ func (v *view) usedBytes(volume string) (most int64) {
 	return most
 }
 
+// memberOf returns a replica as the record has it, or nil.
 func memberOf(rec *statepb.Record, replica string) *statepb.Member {
 	for _, m := range rec.GetMembers() {
-		if m.ReplicaId == replica {
+		if m.ReplicaId == replica && m.State != 0 {
 			return m
 		}
 	}

@@ -131,15 +131,19 @@ func (d *decider) scheduled(p *v1.SnapshotPolicy, vol *v1.Volume, list []rhythm)
 }
 
 // unchanged reports whether nothing can have been written to a volume since its last
-// snapshot: it is detached, and has been since a head without a device took it.
+// snapshot: it is detached, and has been since a head without a device took it. When that
+// head went, it raised the epoch once and left the volume without an owner; whoever else
+// had it would have raised it more.
 func (d *decider) unchanged(vol *v1.Volume) bool {
 	id := vol.Meta.Id
 	if _, attached := d.attachments.get(id); attached {
 		return false
 	}
+	rec := d.records.value(id)
 	for snap := range d.snaps[id] {
 		s := d.snapStatuses.value(snap)
-		if s.GetReady() && s.Idle && s.Epoch == d.records.value(id).GetEpoch() && !d.snapshots.value(snap).Spec.GetDeleted() {
+		same := s.GetEpoch() == rec.GetEpoch() || s.GetEpoch()+1 == rec.GetEpoch() && rec.OwnerNodeId == ""
+		if s.GetReady() && s.Idle && same && !d.snapshots.value(snap).Spec.GetDeleted() {
 			return true
 		}
 	}

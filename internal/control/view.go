@@ -335,6 +335,7 @@ func (v *view) operationChanged(id string, was, now *v1.Operation) {
 		if op != nil && op.Kind == kindVolumeMove {
 			v.touched[op.TargetId] = true
 		}
+		v.touchAt(op.GetTargetId())
 		for _, s := range op.GetSteps() {
 			v.touched[s.VolumeId] = true
 		}

@@ -44,7 +44,8 @@ const (
 	Grown    = "Grown"    // false: it can't have the size that is wished for
 	Attached = "Attached" // false: it is attached to a node that is down
 	Deleted  = "Deleted"  // false: it is to be deleted, and waits
-	Moved    = "Moved"    // false: a replica that is to move can't
+	Moved    = "Moved"    // false: a replica that somebody wants elsewhere can't go there
+	Drained  = "Drained"  // false: a replica on what is drained or removed can't be moved away
 )
 
 // decider decides at one time, about what is known.
