@@ -70,6 +70,12 @@ func Exists(dir string) bool {
 	return err == nil
 }
 
+// Kept returns the incarnation of the cluster's metadata that the member in dir knew last.
+func Kept(dir string) (int64, error) {
+	k, err := load(dir)
+	return k.Incarnation, err
+}
+
 func load(dir string) (k kept, err error) {
 	raw, err := os.ReadFile(filepath.Join(dir, keptFile))
 	if err != nil {
