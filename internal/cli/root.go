@@ -15,6 +15,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/holdfast-io/holdfast/internal/attach/errand"
+	"github.com/holdfast-io/holdfast/internal/attach/keeper"
 	"github.com/holdfast-io/holdfast/internal/fault"
 )
 
@@ -28,6 +30,12 @@ type Streams struct {
 // Main runs the command that args name, without the program's own name, and returns the
 // exit status. Ending ctx interrupts the command.
 func Main(ctx context.Context, args []string, streams Streams) (status int) {
+	if len(args) > 0 && args[0] == "keeper" { // it is to be as small as can be
+		return keeper.Main(args[1:])
+	}
+	if len(args) > 0 && args[0] == "errand" {
+		return errand.Main()
+	}
 	root := newRoot(streams)
 	root.SetArgs(args)
 	cmd, err := root.ExecuteContextC(ctx)
@@ -55,8 +63,8 @@ func newRoot(streams Streams) *cobra.Command {
 		Short: "Storage for containers on the cluster's own disks",
 		Long: `Holdfast keeps virtual volumes for containers on the cluster's own disks.
 
-There is no daemon yet: these commands work on the pools and replicas of the
-machine they run on.`,
+A machine becomes a node of a cluster with holdfast node; holdfast up is a
+cluster of one, for a first try.`,
 		SilenceErrors: true, // Main prints them
 		SilenceUsage:  true, // a failure is no reason to explain the flags
 	})
@@ -65,14 +73,18 @@ machine they run on.`,
 	root.SetErr(streams.Err)
 	root.PersistentFlags().VarP(&out.format, "output", "o", "how results are printed: table, json or yaml")
 	root.AddCommand(
+		newMetadataCommand(out),
+		newNodeCommand(out),
 		newPoolCommand(out),
 		newStoreCommand(out),
 		newCSICommand(),
 		newDockerCommand(),
 		newKubeCommand(),
+		newUpCommand(out),
 		newVersionCommand(out),
 		newExitCodesTopic(),
 	)
+	root.AddCommand(newProcessCommands()...)
 	return root
 }
 

@@ -60,6 +60,7 @@ var rooms = []room{
 	{doors, "docker", "Adapter in front of the API: Docker's plugin protocol. No policy of its own."},
 	{doors, "kube", "What Kubernetes needs besides CSI: the kubelet's registration, release of what a dead node holds, pods near their data."},
 	{doors, "web", "Serves the built UI."},
+	{doors, "daemon", "A node: makes a cluster or joins one, runs its processes and watches over them."},
 	{doors, "cli", "The commands."},
 
 	{beside, "sim", "The whole cluster in one goroutine and one seed."},

@@ -287,7 +287,7 @@ func (s *clusters) CreateToken(ctx context.Context, r *v1.CreateTokenRequest) (*
 	if s.options.Trust == nil {
 		return nil, fault.Errorf("server", fault.Unsupported, "this server knows no tokens")
 	}
-	t := &v1.Token{Kind: r.Kind, Role: r.Role, Subject: r.Subject, Created: s.stamp()}
+	t := &v1.Token{Kind: r.Kind, Role: r.Role, Subject: r.Subject, Created: s.stamp(), UsesMax: r.UsesMax}
 	lifetime := r.Lifetime.AsDuration()
 	switch {
 	case r.Kind != v1.TokenKind_TOKEN_KIND_JOIN && r.Kind != v1.TokenKind_TOKEN_KIND_API:

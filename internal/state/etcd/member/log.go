@@ -3,32 +3,34 @@ package member
 import (
 	"context"
 	"log/slog"
+	"sync/atomic"
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 )
 
-// zapTo returns a logger of etcd's kind that writes to log what is a warning at least;
-// etcd says much.
-func zapTo(log *slog.Logger) *zap.Logger {
+// zapTo returns a logger of etcd's kind that writes to log. What etcd thinks worth a warning
+// is told who debugs; when it is quiet, because the server is being stopped, nothing is.
+func zapTo(log *slog.Logger, quiet *atomic.Bool) *zap.Logger {
 	if log == nil {
 		return zap.NewNop()
 	}
-	return zap.New(&core{log: log.With("part", "etcd")})
+	return zap.New(&core{log: log.With("part", "etcd"), quiet: quiet})
 }
 
 // core hands on etcd's log lines.
 type core struct {
 	log    *slog.Logger
+	quiet  *atomic.Bool
 	fields []zapcore.Field
 }
 
 // Enabled reports whether lines of the level are written.
-func (c *core) Enabled(l zapcore.Level) bool { return l >= zapcore.WarnLevel }
+func (c *core) Enabled(l zapcore.Level) bool { return l >= zapcore.WarnLevel && !c.quiet.Load() }
 
 // With returns a core whose lines have the fields too.
 func (c *core) With(fields []zapcore.Field) zapcore.Core {
-	return &core{log: c.log, fields: append(append([]zapcore.Field{}, c.fields...), fields...)}
+	return &core{log: c.log, quiet: c.quiet, fields: append(append([]zapcore.Field{}, c.fields...), fields...)}
 }
 
 // Check says that a line is to be written here.
@@ -49,7 +51,7 @@ func (c *core) Write(e zapcore.Entry, fields []zapcore.Field) error {
 	for k, v := range m.Fields {
 		attrs = append(attrs, slog.Any(k, v))
 	}
-	level := slog.LevelWarn
+	level := slog.LevelDebug
 	if e.Level >= zapcore.ErrorLevel {
 		level = slog.LevelError
 	}

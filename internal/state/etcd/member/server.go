@@ -11,10 +11,12 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"go.etcd.io/etcd/client/pkg/v3/transport"
 	"go.etcd.io/etcd/server/v3/embed"
+	"go.uber.org/zap"
 
 	"github.com/holdfast-io/holdfast/internal/block"
 	"github.com/holdfast-io/holdfast/internal/fault"
@@ -58,13 +60,17 @@ const (
 )
 
 // Server is a running member.
-type Server struct{ etcd *embed.Etcd }
+type Server struct {
+	etcd  *embed.Etcd
+	quiet *atomic.Bool // it says nothing more
+}
 
 // Start starts a server, or one that was started in the same directory before. It returns
 // when the server serves, or when ctx ends, or when it is clear that it can't.
 func Start(ctx context.Context, o Options) (*Server, error) {
 	const op = "member.Start"
-	c, err := o.config()
+	quiet := new(atomic.Bool)
+	c, err := o.config(zapTo(o.Log, quiet))
 	if err != nil {
 		return nil, fault.E(op, fault.Invalid, block.VolumeID{}, err)
 	}
@@ -78,7 +84,7 @@ func Start(ctx context.Context, o Options) (*Server, error) {
 	}
 	select {
 	case <-e.Server.ReadyNotify():
-		return &Server{e}, nil
+		return &Server{etcd: e, quiet: quiet}, nil
 	case <-e.Server.StopNotify():
 		err = fault.Errorf(op, fault.Unavailable, "etcd stopped while it started")
 	case err = <-e.Err():
@@ -91,7 +97,7 @@ func Start(ctx context.Context, o Options) (*Server, error) {
 }
 
 // config returns the options as etcd wants them.
-func (o Options) config() (*embed.Config, error) {
+func (o Options) config(log *zap.Logger) (*embed.Config, error) {
 	urls := make([]url.URL, 4)
 	for i, text := range []string{o.PeerURL, o.ClientURL, cmp.Or(o.ListenPeer, o.PeerURL), cmp.Or(o.ListenClient, o.ClientURL)} {
 		u, err := url.Parse(text)
@@ -117,11 +123,14 @@ func (o Options) config() (*embed.Config, error) {
 	c.AutoCompactionMode, c.AutoCompactionRetention = embed.CompactorModePeriodic, compactAfter
 	c.SnapshotCount, c.SnapshotCatchUpEntries = snapshotCount, catchUpEntries
 	c.MaxLearners = learnersMax
+	// Its check adds no learner while a voter is down, which is when one is needed. Plan
+	// keeps the majority.
+	c.StrictReconfigCheck = false
 	c.WatchProgressNotifyInterval = progressEvery
 	c.MaxRequestBytes, c.MaxTxnOps = requestBytesMax, txnOpsMax
 	c.EnableGRPCGateway, c.UnsafeNoFsync = false, o.Volatile
 	c.WarningApplyDuration, c.WarningUnaryRequestDuration = time.Second, 2*time.Second
-	c.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zapTo(o.Log))
+	c.ZapLoggerBuilder = embed.NewZapLoggerBuilder(log)
 	return c, nil
 }
 
@@ -158,7 +167,10 @@ func (s *Server) Stopped() <-chan struct{} { return s.etcd.Server.StopNotify() }
 func (s *Server) HasLeader() bool { return s.etcd.Server.Leader() != 0 }
 
 // Close stops the server; a leader hands over first, if others are there.
-func (s *Server) Close() { s.etcd.Close() }
+func (s *Server) Close() {
+	s.quiet.Store(true)
+	s.etcd.Close()
+}
 
 // URL returns the URL of a port of an address.
 func URL(secure bool, address string, port int) string {

@@ -1,0 +1,155 @@
+package cluster_test
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	v1 "github.com/holdfast-io/holdfast/api/holdfast/v1"
+	"github.com/holdfast-io/holdfast/internal/fault"
+	"github.com/holdfast-io/holdfast/internal/state/dump"
+)
+
+// TestAClusterLivesThroughTheLossOfItsParts makes a cluster of four nodes, and takes from
+// it, one after the other: control processes, the process that watches over them, a member
+// of its metadata store for good, and all of that store.
+func TestAClusterLivesThroughTheLossOfItsParts(t *testing.T) {
+	c := newCluster(t, 4)
+	c.grows()
+	c.losesControl()
+	c.losesTheWatcher()
+	c.losesAMember()
+	c.losesItsStore()
+}
+
+// grows makes the cluster, with a token that is good for one node, and one for all.
+func (c *cluster) grows() {
+	n1, n2, n3, n4 := c.nodes[0], c.nodes[1], c.nodes[2], c.nodes[3]
+	n1.start()
+	n1.ready(1)
+	once := n1.token(1)
+	n2.start("--join", n1.address, "--token", once)
+	n2.ready(2)
+	n3.start("--join", n1.address, "--token", once)
+	c.await("the end of a node that is not let in", func() error {
+		if n3.cmd.ProcessState == nil {
+			return errors.New("it runs")
+		}
+		return nil
+	})
+	if got := n3.cmd.ProcessState.ExitCode(); got != fault.Denied.ExitCode() {
+		c.Fatalf("a used token: the node ended with status %d", got)
+	}
+	many := n1.token(0)
+	n3.start("--join", n2.address, "--token", many)
+	n3.ready(3)
+	n2.voters(n1, n2, n3)
+	n4.start("--join", n3.address, "--token", many)
+	n4.ready(4)
+	n4.voters(n1, n2, n3)
+}
+
+// losesControl kills the control process on every node that has a member, the leader's too.
+func (c *cluster) losesControl() {
+	for _, n := range c.nodes[:3] {
+		data, keeper, control := n.pid("data"), n.pid("keeper"), n.pid("control")
+		n.kill("control")
+		other := c.nodes[3]
+		c.await("the others to go on", func() error {
+			_, err := other.cluster().UpdateSettings(c.Context(), &v1.UpdateSettingsRequest{Paths: []string{"events_max"}})
+			return err
+		})
+		n.ready(4)
+		if n.pid("control") == control || n.pid("data") != data || n.pid("keeper") != keeper {
+			c.Fatalf("the death of control on %s touched others", n.name)
+		}
+		other.voters(c.nodes[:3]...)
+	}
+}
+
+// losesTheWatcher kills the process that people started, and starts it again.
+func (c *cluster) losesTheWatcher() {
+	n := c.nodes[0]
+	data, control, keeper := n.pid("data"), n.pid("control"), n.pid("keeper")
+	n.kill("node")
+	n.ready(4)
+	n.start()
+	c.await("the node to be watched over again", func() error {
+		if n.pid("node") != n.cmd.Process.Pid {
+			return errors.New("not yet")
+		}
+		return nil
+	})
+	if n.pid("data") != data || n.pid("control") != control || n.pid("keeper") != keeper {
+		c.Fatal("processes were started again")
+	}
+	n.kill("control") // the new one is in charge
+	n.ready(4)
+}
+
+// losesAMember takes away a node with a member, until another node has taken its place.
+func (c *cluster) losesAMember() {
+	n1, n2, n3, n4 := c.nodes[0], c.nodes[1], c.nodes[2], c.nodes[3]
+	n2.kill("node", "control", "data", "keeper")
+	n4.voters(n1, n3, n4)
+	n2.start()
+	n2.ready(4)
+	c.await("what the old member knew to be put aside", func() error {
+		_, err := os.Stat(filepath.Join(n2.dir, "etcd", "etcd.old"))
+		return err
+	})
+	n2.voters(n1, n3, n4)
+}
+
+// losesItsStore takes away all nodes but one, and the metadata with them, and restores it
+// from a dump.
+func (c *cluster) losesItsStore() {
+	n1 := c.nodes[0]
+	var file struct{ File string }
+	mine := filepath.Join(c.dir, "mine.dump")
+	n1.metadata(&file, "dump", mine)
+	c.await("dumps, but not too many", func() error {
+		names, err := filepath.Glob(filepath.Join(n1.dir, "dumps", "*.dump"))
+		if err == nil && len(names) == 0 || len(names) > 4 { // one may be about to be deleted
+			err = fmt.Errorf("there are %d", len(names))
+		}
+		return err
+	})
+	for _, n := range c.nodes[1:] {
+		n.kill("node", "control", "data", "keeper")
+	}
+	data := n1.pid("data")
+	var h dump.Header
+	n1.metadata(&h, "restore", mine)
+	if h.Items == 0 {
+		c.Fatalf("restored %+v", h)
+	}
+	n1.ready(4)
+	n1.voters(n1)
+	if n1.pid("data") != data {
+		c.Error("the data process was started again")
+	}
+	for _, n := range c.nodes[1:] {
+		n.start()
+	}
+	for _, n := range c.nodes[1:] {
+		n.ready(4)
+	}
+	c.await("three voters again", func() error {
+		voters := 0
+		for _, m := range c.members(n1) {
+			if m.Healthy && m.Role != "learner" {
+				voters++
+			}
+		}
+		if voters != 3 {
+			return fmt.Errorf("there are %d", voters)
+		}
+		return nil
+	})
+	for _, n := range c.nodes {
+		n.stop()
+	}
+}
