@@ -15,7 +15,7 @@ BENCH :=
 # Where our Go files are; not asked of git, which an unpacked release lacks.
 GO_DIRS := $(wildcard api bench cmd internal test)
 
-.PHONY: help build run stop test test-long bench sim generate lint unit race fuzz shell planted clean
+.PHONY: help build run stop test test-long test-vm bench sim generate lint unit race fuzz shell planted clean
 
 help: ## list these commands
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
@@ -40,6 +40,13 @@ test-long: ## the same with long fuzzing and the race detector everywhere
 	@$(MAKE) build lint shell fuzz unit FUZZ=$(FUZZ_LONG)
 	go test -race -count=1 -timeout 120m ./...
 
+test-vm: ## what needs a kernel with ublk and nbd, in an emulated machine (minutes)
+	@scripts/deps test-vm
+	@mkdir -p bin
+	CGO_ENABLED=0 go test -tags vm -c -o bin/ublk.test ./internal/attach/ublk
+	CGO_ENABLED=0 go test -tags vm -c -o bin/nbdclient.test ./internal/attach/nbdclient
+	scripts/vm bin/ublk.test bin/nbdclient.test
+
 bench: ## [BENCH=store] measure against a baseline, into bench/results.json
 	@scripts/deps bench
 	@go run ./bench -run '$(BENCH)'
@@ -56,6 +63,7 @@ lint: ## gofmt, go vet, staticcheck, shellcheck
 	@unformatted=$$(gofmt -l $(GO_DIRS)); \
 	if [ -n "$$unformatted" ]; then echo "not formatted; run gofmt -w on:"; echo "$$unformatted"; exit 1; fi
 	go vet ./...
+	go vet -tags vm ./internal/attach/...
 	go tool staticcheck ./...
 	shellcheck .ci/run scripts/*
 

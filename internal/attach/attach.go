@@ -2,7 +2,9 @@
 // writes, flushes.
 //
 // A [Frontend] is the door through which a volume is seen: a FUSE file under a loop
-// device (package fuse), and others. Behind it stands a [Backend], which carries out
+// device (package fuse), a ublk device (ublk), a device of the kernel's NBD client
+// (nbdclient), or an export for user-space clients (nbd). Package frontend chooses among
+// those that make block devices. Behind it stands a [Backend], which carries out
 // [Request]s. Everything between the two happens on the goroutine of one [host.Loop],
 // the same that the backend's disks are on, so a request crosses no goroutine and
 // takes no lock, and its path does not allocate.

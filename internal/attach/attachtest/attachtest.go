@@ -31,35 +31,51 @@ type Suite struct {
 	Rescue func(dir string)
 	// Coarse says that a time-out can't be told from other errors.
 	Coarse bool
+	// OnlyEIO says that all errors are EIO.
+	OnlyEIO bool
+	// FixedSize says that a device can't grow while it is there.
+	FixedSize bool
+	// Uncounted says that requests of a predecessor can't be told from new ones.
+	Uncounted bool
+	// ExitsToHandOver says that a device is handed over when its process ends.
+	ExitsToHandOver bool
 	// Volatile says that the device ends with its process, so it can't be taken over.
 	Volatile bool
 }
 
 // Run runs the suite.
 func Run(t *testing.T, s Suite) {
-	run(t, s, func(outlives bool) bool { return !outlives || !s.Volatile })
+	run(t, s, func(test test) bool {
+		return (!test.outlives || !s.Volatile) && (!test.grows || !s.FixedSize) &&
+			(!test.alone || !s.ExitsToHandOver)
+	})
 }
 
 // RunOutliving runs the part of the suite in which the device outlives its process: for
 // front ends that have more than one way of that.
-func RunOutliving(t *testing.T, s Suite) { run(t, s, func(outlives bool) bool { return outlives }) }
+func RunOutliving(t *testing.T, s Suite) { run(t, s, func(test test) bool { return test.outlives }) }
 
-func run(t *testing.T, s Suite, want func(outlives bool) bool) {
+func run(t *testing.T, s Suite, want func(test) bool) {
 	if s.Open == nil {
 		s.Open = openDevice
 	}
 	for _, test := range tests {
-		if want(test.outlives) {
+		if want(test) {
 			t.Run(test.name, func(t *testing.T) { test.run(t, s) })
 		}
 	}
 }
 
-var tests = []struct {
+// test is one of the suite.
+type test struct {
 	name     string
 	run      func(t *testing.T, s Suite)
 	outlives bool // the device must outlive its process
-}{
+	grows    bool // the device must grow
+	alone    bool // the device must pass from front end to front end of one process
+}
+
+var tests = []test{
 	// data.go
 	{name: "DeviceHasSizeAndBlockSize", run: sizes},
 	{name: "ReadReturnsWhatWasWritten", run: readReturnsWritten},
@@ -82,8 +98,8 @@ var tests = []struct {
 	{name: "VolumesOnOneLoopDoNotMix", run: twoVolumes},
 
 	// life.go
-	{name: "ResizeShowsAtOnce", run: resize},
-	{name: "ResizeUnderLoad", run: resizeUnderLoad},
+	{name: "ResizeShowsAtOnce", run: resize, grows: true},
+	{name: "ResizeUnderLoad", run: resizeUnderLoad, grows: true},
 	{name: "BadOptionsAreRefused", run: badOptions},
 	{name: "StopRefusesWhileInUse", run: stopInUse},
 	{name: "StopFlushesTheKernelsCache", run: stopFlushes},
@@ -91,9 +107,9 @@ var tests = []struct {
 	{name: "AbortFreesAStuckDevice", run: abort},
 	{name: "AbortedNameCanBeUsedAgain", run: abortThenStart},
 	{name: "AbortMeetsWhateverIsUnderWay", run: abortMeets},
-	{name: "HandOverInOneProcess", run: handOver, outlives: true},
+	{name: "HandOverInOneProcess", run: handOver, outlives: true, alone: true},
 	{name: "HandOverThatTakesTooLongGoesOn", run: handOverLate, outlives: true},
-	{name: "FailedFenceLeavesTheDevice", run: fenceFails, outlives: true},
+	{name: "FailedFenceLeavesTheDevice", run: fenceFails, outlives: true, alone: true},
 
 	// restart.go
 	{name: "KillsUnderLoadGoUnnoticed", run: killsUnderLoad, outlives: true},
@@ -101,6 +117,6 @@ var tests = []struct {
 	{name: "NothingIsServedBeforeTheFence", run: fenceFirst, outlives: true},
 	{name: "RequestOfTheDeadIsDoneAgain", run: doneAgain, outlives: true},
 	{name: "KilledWhileTheDeviceComesAndGoes", run: comeAndGo, outlives: true},
-	{name: "ResizedWhileNobodyServed", run: resizedMeanwhile, outlives: true},
+	{name: "ResizedWhileNobodyServed", run: resizedMeanwhile, outlives: true, grows: true},
 	{name: "IOFailsWhenNobodyComes", run: nobodyComes, outlives: true},
 }

@@ -113,7 +113,7 @@ func errorsVisible(t *testing.T, s Suite) {
 		{fault.Fenced, syscall.EIO}, {fault.Unavailable, syscall.EIO}, {fault.Canceled, syscall.EIO}, {fault.Busy, syscall.EIO},
 	} {
 		err := fault.E("test", e.kind, [16]byte{}, nil)
-		if s.Coarse && e.want == syscall.ETIMEDOUT {
+		if s.Coarse && e.want == syscall.ETIMEDOUT || s.OnlyEIO {
 			e.want = syscall.EIO
 		}
 		fail := func(op attach.Op, f func() error) {

@@ -19,6 +19,7 @@ import (
 
 	"github.com/holdfast-io/holdfast/internal/attach"
 	"github.com/holdfast-io/holdfast/internal/attach/packet"
+	"github.com/holdfast-io/holdfast/internal/attach/ublk/ublkctl"
 	"github.com/holdfast-io/holdfast/internal/fault"
 )
 
@@ -32,11 +33,13 @@ type order struct {
 	Size    int64  `json:"size,omitempty"`
 	Number  int    `json:"number,omitempty"`
 	Backing string `json:"backing,omitempty"`
+	Ublk    *Ublk  `json:"ublk,omitempty"`
 }
 
 // report is what comes back.
 type report struct {
 	packet.Failure
+	Ublk ublkctl.Info `json:"ublk,omitzero"`
 }
 
 // The verbs.
@@ -46,6 +49,9 @@ const (
 	verbFlush  = "flush"  // file: the loop device
 	verbDetach = "detach" // after flush; the report brings the loop device if it is in use
 	verbHold   = "hold"   // the report brings the loop device if it is there
+	verbSync   = "sync"   // what the page cache holds of a block device, by its path
+	verbUblk   = "ublk"   // a verb of package ublkctl
+	verbGuard  = "guard"  // file: a pipe; when that ends, a ublk device is taken away
 )
 
 // Attach says what loop device to set up.
@@ -129,6 +135,67 @@ func (c Command) Hold(ctx context.Context, n int, name string) (int, error) {
 	}
 	packet.CloseAll(files)
 	return -1, err
+}
+
+// Sync writes what the page cache holds of the block device at path, and flushes it. The
+// error is fault.Busy when it is mounted.
+func (c Command) Sync(ctx context.Context, path string) error {
+	p, err := c.start(ctx)
+	if err != nil {
+		return err
+	}
+	defer p.end()
+	_, files, err := p.do(order{Verb: verbSync, Backing: path})
+	packet.CloseAll(files)
+	return err
+}
+
+// Ublk is what to do with a ublk device.
+type Ublk struct {
+	Do     UblkVerb       `json:"do"`
+	ID     uint32         `json:"id"`
+	Mark   uint64         `json:"mark,omitempty"`
+	PID    int            `json:"pid,omitempty"` // who serves it
+	Params ublkctl.Params `json:"params,omitzero"`
+}
+
+// UblkVerb is a verb of package ublkctl.
+type UblkVerb string
+
+// The verbs.
+const (
+	UblkAdd       UblkVerb = "add"
+	UblkGet       UblkVerb = "get"
+	UblkStart     UblkVerb = "start"
+	UblkRecover   UblkVerb = "recover"
+	UblkRecovered UblkVerb = "recovered"
+	UblkDelete    UblkVerb = "delete"
+)
+
+// Ublk does it.
+func (c Command) Ublk(ctx context.Context, u Ublk) (ublkctl.Info, error) {
+	p, err := c.start(ctx)
+	if err != nil {
+		return ublkctl.Info{}, err
+	}
+	defer p.end()
+	r, files, err := p.do(order{Verb: verbUblk, Ublk: &u})
+	packet.CloseAll(files)
+	return r.Ublk, err
+}
+
+// Guard starts a process that stays, and takes a ublk device away when the last
+// descriptor of the pipe's other end is closed.
+func (c Command) Guard(ctx context.Context, pipe int, id uint32, mark uint64) error {
+	p, err := c.start(ctx)
+	if err != nil {
+		return err
+	}
+	_, files, err := p.do(order{Verb: verbGuard, Ublk: &Ublk{Do: UblkDelete, ID: id, Mark: mark}}, pipe)
+	packet.CloseAll(files)
+	p.reported = false // it is not waited for
+	p.end()
+	return err
 }
 
 // process is one that was started for an errand.

@@ -3,6 +3,7 @@ package errand
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/signal"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/holdfast-io/holdfast/internal/attach/loopdev"
 	"github.com/holdfast-io/holdfast/internal/attach/packet"
+	"github.com/holdfast-io/holdfast/internal/attach/ublk/ublkctl"
 	"github.com/holdfast-io/holdfast/internal/fault"
 )
 
@@ -37,6 +39,7 @@ func Main() int {
 		var o order
 		files, err := packet.Receive(socket, &o)
 		if err != nil {
+			e.keepWatch()
 			return 0 // done, or not wanted any more
 		}
 		r, back := e.do(o, files)
@@ -51,11 +54,13 @@ func Main() int {
 type errand struct {
 	socket *net.UnixConn
 	loop   *loopdev.Device // that Detach lets go of
+	pipe   *os.File        // that Guard watches; nil is none
+	watch  Ublk
 }
 
 // do carries an order out, and returns the files to send back, which are then closed.
 func (e *errand) do(o order, files []int) (report, []int) {
-	want := map[string]int{verbAttach: 1, verbResize: 2, verbFlush: 1, verbDetach: 0, verbHold: 0}
+	want := map[string]int{verbAttach: 1, verbResize: 2, verbFlush: 1, verbDetach: 0, verbHold: 0, verbSync: 0, verbUblk: 0, verbGuard: 1}
 	n, known := want[o.Verb]
 	if !known || len(files) != n {
 		packet.CloseAll(files)
@@ -72,6 +77,12 @@ func (e *errand) do(o order, files []int) (report, []int) {
 		return failed(e.flush(files[0])), nil
 	case verbDetach:
 		return e.detach()
+	case verbSync:
+		return failed(doSync(o.Backing)), nil
+	case verbUblk:
+		return doUblk(o.Ublk)
+	case verbGuard:
+		return e.guard(files[0], o.Ublk), nil
 	default:
 		return hold(o.Number, o.Backing)
 	}
@@ -179,6 +190,65 @@ func (e *errand) detach() (report, []int) {
 		r = failed(fault.WithCure(fault.Errorf("errand.detach", fault.Busy, "%s is open", e.loop.Path()), "end "+describe(users)))
 	}
 	return r, held
+}
+
+// doSync writes and flushes what the page cache has of a device.
+func doSync(path string) error {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_EXCL|unix.O_CLOEXEC, 0)
+	if err == unix.EBUSY {
+		return fault.WithCure(fault.Errorf("errand.sync", fault.Busy, "%s is mounted", path), "unmount it")
+	}
+	if err != nil {
+		return fault.Errorf("errand.sync", fault.KindOf(err), "open %s: %w", path, err)
+	}
+	_ = unix.Close(fd) // opened for reading
+	return loopdev.Sync(path)
+}
+
+// doUblk does a verb of package ublkctl.
+func doUblk(u *Ublk) (r report, _ []int) {
+	if u == nil {
+		return failed(fault.Errorf("errand.ublk", fault.Invalid, "nothing to do")), nil
+	}
+	var err error
+	switch u.Do {
+	case UblkAdd:
+		r.Ublk, err = ublkctl.Add(u.Params)
+	case UblkGet:
+		r.Ublk, err = ublkctl.Get(u.ID)
+	case UblkStart:
+		err = ublkctl.Start(u.ID, u.Mark, u.PID)
+	case UblkRecover:
+		err = ublkctl.Recover(u.ID, u.Mark)
+	case UblkRecovered:
+		err = ublkctl.Recovered(u.ID, u.Mark, u.PID)
+	case UblkDelete:
+		err = ublkctl.Delete(u.ID, u.Mark)
+	default:
+		err = fault.Errorf("errand.ublk", fault.Invalid, "%q is no verb", u.Do)
+	}
+	r.Failure = packet.Fail(err)
+	return r, nil
+}
+
+// guard remembers what to watch once the sender is done with this process.
+func (e *errand) guard(pipe int, u *Ublk) report {
+	if u == nil {
+		packet.CloseAll([]int{pipe})
+		return failed(fault.Errorf("errand.guard", fault.Invalid, "nothing to guard"))
+	}
+	e.pipe, e.watch = os.NewFile(uintptr(pipe), "guard"), *u
+	return report{}
+}
+
+// keepWatch takes the guarded device away when the pipe ends.
+func (e *errand) keepWatch() {
+	if e.pipe == nil {
+		return
+	}
+	_ = e.socket.Close() // nobody is there
+	_, _ = io.Copy(io.Discard, e.pipe)
+	_ = ublkctl.Delete(e.watch.ID, e.watch.Mark) // nobody to tell
 }
 
 // isFellow reports whether a process is an errand's too.

@@ -1,6 +1,7 @@
 package fuse
 
 import (
+	"os"
 	"strconv"
 
 	"golang.org/x/sys/unix"
@@ -77,4 +78,22 @@ func above(fd, other int) (int, error) {
 		return -1, fault.Errorf("fuse.above", fault.Busy, "copy a descriptor: %w", err)
 	}
 	return higher, nil
+}
+
+// Available returns nil, or why this machine can't make devices of this kind.
+func Available() error {
+	fd, err := openConnection()
+	if err != nil {
+		return err
+	}
+	_ = unix.Close(fd) // nothing was mounted
+	if _, err := os.Stat("/dev/loop-control"); err != nil {
+		return fault.WithCure(fault.Errorf("fuse.Available", fault.Unsupported, "no loop devices: %w", err), "load the kernel's driver (modprobe loop)")
+	}
+	fs, err := unix.Fsopen("fuse", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return fault.Errorf("fuse.Available", fault.Unsupported, "open a filesystem (Linux 5.8 or later is needed, and root): %w", err)
+	}
+	_ = unix.Close(fs) // nothing was mounted
+	return nil
 }

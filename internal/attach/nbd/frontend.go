@@ -19,6 +19,7 @@ package nbd
 import (
 	"context"
 	"errors"
+	"net"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -354,3 +355,19 @@ func (f *Frontend) flags(structured bool) uint16 {
 
 // errClosed is why a server takes nothing more.
 var errClosed = errors.New("the server was closed")
+
+// Attend serves a client that needs no handshake, such as the kernel's driver at the
+// other end of a pair of sockets, until it leaves and nothing of it is in flight any
+// more. It closes the connection.
+func (f *Frontend) Attend(socket net.Conn) error {
+	defer socket.Close()
+	c := newConn(socket)
+	if err := f.join(c); err != nil {
+		return err
+	}
+	defer f.leave(c)
+	return c.serve(newHandshake(socket, f.server, nil), f.server.o.SendTimeout)
+}
+
+// ServerFlags returns the protocol's flags of the export, for such a client.
+func (f *Frontend) ServerFlags() uint64 { return uint64(f.flags(false)) }

@@ -1,0 +1,579 @@
+// Package nbdclient shows volumes as block devices through the kernel's NBD driver, whose
+// server is this process, at the other end of a pair of sockets.
+//
+// A device outlives its process by itself: the driver holds I/O back until a successor
+// gives it another connection, or until Options.Wait is over. What was under way is sent
+// again when it has taken longer than a few seconds, which is how the driver finds out,
+// so a restart is felt for that long; where there is a choice, other front ends are
+// better. The keeper remembers which device is which volume's, and admits one data process
+// at a time.
+//
+// The driver takes a request that a live process is slow about for lost, too, and its
+// connection for dead. It gets another one when nothing of the old one is in flight any
+// more: what is sent again never overtakes what was sent first.
+//
+// All errors are EIO to the device's users.
+package nbdclient
+
+import (
+	"context"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/holdfast-io/holdfast/internal/attach"
+	"github.com/holdfast-io/holdfast/internal/attach/errand"
+	"github.com/holdfast-io/holdfast/internal/attach/keeper"
+	"github.com/holdfast-io/holdfast/internal/attach/nbd"
+	"github.com/holdfast-io/holdfast/internal/attach/nbdclient/nbdctl"
+	"github.com/holdfast-io/holdfast/internal/attach/packet"
+	"github.com/holdfast-io/holdfast/internal/block"
+	"github.com/holdfast-io/holdfast/internal/fault"
+	"github.com/holdfast-io/holdfast/internal/obs"
+)
+
+// Available returns nil, or why this machine has no NBD driver.
+func Available() error { return nbdctl.Available() }
+
+// requestTimeout is when the driver takes a request for lost.
+const requestTimeout = 3 * time.Second
+
+// Config is what a front end needs besides its options.
+type Config struct {
+	Keeper *keeper.Client
+	Errand errand.Command
+}
+
+// Frontend is an attach.Frontend.
+type Frontend struct {
+	o      attach.Options
+	keeper *keeper.Client
+	errand errand.Command
+	export *nbd.Frontend
+
+	control chan struct{} // holds one token while Start, Resize, Stop or HandOver works
+	served  chan struct{} // closed when no connection is attended any more
+	aborted chan struct{}
+	ended   chan struct{}
+
+	mu      sync.Mutex
+	meta    meta
+	device  attach.Device
+	started bool
+	over    bool          // the end has begun
+	handing chan struct{} // not nil while HandOver may still fail
+	err     error
+}
+
+// meta is what a successor must know of a device, kept by the keeper as JSON.
+type meta struct {
+	Kind      string         `json:"kind"`    // kindName
+	Version   int            `json:"version"` // metaVersion
+	Volume    block.VolumeID `json:"volume"`
+	Index     int            `json:"index"`
+	BlockSize int            `json:"block_size"`
+	ReadOnly  bool           `json:"read_only,omitempty"`
+	NoDiscard bool           `json:"no_discard,omitempty"`
+}
+
+const kindName = "nbd"
+
+// Version history. Add a line; a device outlives the build that made it.
+//
+//	1  first
+const metaVersion = 1
+
+var _ attach.Frontend = (*Frontend)(nil)
+
+// New returns a front end that is not started. The error is fault.Invalid.
+func New(o attach.Options, c Config) (*Frontend, error) {
+	o, err := o.WithDefaults()
+	if err != nil {
+		return nil, err
+	}
+	if c.Keeper == nil || len(c.Errand) == 0 {
+		return nil, fault.Errorf("nbdclient.New", fault.Invalid, "a keeper and a command for errands are needed")
+	}
+	export, err := nbd.New(o, nbd.NewServer(nbd.ServerOptions{Log: o.Log})) // which listens nowhere
+	if err != nil {
+		return nil, err
+	}
+	return &Frontend{o: o, keeper: c.Keeper, errand: c.Errand, export: export, control: make(chan struct{}, 1),
+		served: make(chan struct{}), aborted: make(chan struct{}), ended: make(chan struct{})}, nil
+}
+
+func parseMeta(e keeper.Entry) (m meta, err error) {
+	if err := json.Unmarshal([]byte(e.Meta), &m); err != nil {
+		return m, fault.Errorf("nbdclient.parseMeta", fault.Corrupt, "what the keeper has under %q can't be read: %w", e.Name, err)
+	}
+	if m.Kind != kindName {
+		return m, fault.Errorf("nbdclient.parseMeta", fault.Exists, "%q is a device of kind %q", e.Name, m.Kind)
+	}
+	if m.Version != metaVersion {
+		return m, fault.WithCure(fault.Errorf("nbdclient.parseMeta", fault.Unsupported, "%q was made by a newer build: version %d", e.Name, m.Version),
+			"start that build again, or abort the device")
+	}
+	return m, nil
+}
+
+// Volumes returns the volumes whose devices the keeper has, by name: what a data
+// process that starts is to take over.
+func Volumes(entries []keeper.Entry) map[string]block.VolumeID {
+	volumes := map[string]block.VolumeID{}
+	for _, e := range entries {
+		if m, err := parseMeta(e); err == nil {
+			volumes[e.Name] = m.Volume
+		}
+	}
+	return volumes
+}
+
+// identifierOf names a volume's device to the kernel, which tells it to whoever asks.
+func identifierOf(node block.NodeID, name string) string {
+	return attach.FilePrefix + hex.EncodeToString(node[:4]) + "." + name
+}
+
+// Sweep takes away devices of a node whose volumes are not among keep: those that
+// neither a data process nor a keeper has any more. It returns their paths.
+func Sweep(node block.NodeID, keep map[string]block.VolumeID) (gone []string, err error) {
+	for index, identifier := range nbdctl.List() {
+		name, ours := strings.CutPrefix(identifier, identifierOf(node, ""))
+		if _, kept := keep[name]; !ours || kept {
+			continue
+		}
+		if e := nbdctl.Disconnect(index); e != nil {
+			err = errors.Join(err, e)
+			continue
+		}
+		gone = append(gone, nbdctl.Path(index))
+	}
+	return gone, err
+}
+
+// Start is attach.Frontend.Start.
+func (f *Frontend) Start(ctx context.Context) error {
+	return f.controlled(ctx, "nbdclient.Start", func() error {
+		if f.isStarted() || f.hasEnded() {
+			return fault.Errorf("nbdclient.Start", fault.Precondition, "a front end is started once")
+		}
+		if err := f.start(ctx); err != nil {
+			f.finish(err)
+			return err
+		}
+		f.mu.Lock()
+		f.started = true
+		f.mu.Unlock()
+		return nil
+	})
+}
+
+func (f *Frontend) start(ctx context.Context) error {
+	e, files, err := f.keeper.Get(ctx, f.o.Name)
+	packet.CloseAll(files) // there are none
+	if err != nil && !fault.Is(err, fault.NotFound) {
+		return err
+	}
+	f.meta = meta{Kind: kindName, Version: metaVersion, Volume: f.o.Volume, Index: -1, BlockSize: f.o.BlockSize, ReadOnly: f.o.ReadOnly, NoDiscard: f.o.NoDiscard}
+	taken := false
+	if err == nil {
+		m, err := parseMeta(e)
+		if err != nil {
+			return err
+		}
+		if nbdctl.List()[m.Index] == identifierOf(f.o.Node, f.o.Name) {
+			if err := f.fits(m); err != nil {
+				return err
+			}
+			if err := f.fence(ctx); err != nil {
+				return err
+			}
+			f.meta, taken = m, true
+		}
+	}
+	if err := f.export.Start(ctx); err != nil {
+		return err
+	}
+	if err := f.connect(ctx, taken); err != nil {
+		_ = f.export.Abort() // it always works
+		<-f.export.Ended()
+		return err
+	}
+	return nil
+}
+
+// connect gives the driver a connection, for a new device unless taken.
+func (f *Frontend) connect(ctx context.Context, taken bool) error {
+	ours, theirs, err := pair()
+	if err != nil {
+		return err
+	}
+	defer unix.Close(theirs)
+	if taken {
+		err = f.retry(ctx, func() error { return nbdctl.Reconfigure(f.wanted(), theirs) })
+	} else if f.meta.Index, err = nbdctl.Connect(f.wanted(), theirs); err == nil {
+		// A process that dies before this leaves a device that Sweep finds.
+		if err = f.put(ctx); err != nil {
+			_ = nbdctl.Disconnect(f.meta.Index) // the other error matters
+		}
+	}
+	if err == nil && taken {
+		err = f.put(ctx)
+	}
+	if err != nil {
+		ours.Close()
+		return err
+	}
+	go f.attend(ours)
+	return f.show()
+}
+
+// wanted is the device as it should be.
+func (f *Frontend) wanted() nbdctl.Device {
+	return nbdctl.Device{Index: f.meta.Index, Size: f.o.Size, BlockSize: f.o.BlockSize, ServerFlags: f.export.ServerFlags(),
+		Timeout: requestTimeout, DeadTimeout: max(time.Second, f.o.Wait.Round(time.Second)), Identifier: identifierOf(f.o.Node, f.o.Name)}
+}
+
+// pair returns two connected sockets: a connection, and a descriptor for the kernel.
+func pair() (net.Conn, int, error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, -1, fault.Errorf("nbdclient", fault.KindOf(err), "%w", err)
+	}
+	file := os.NewFile(uintptr(fds[1]), "nbd")
+	defer file.Close()
+	c, err := net.FileConn(file) // a copy
+	if err != nil {
+		_ = unix.Close(fds[0]) // nothing was said
+		return nil, -1, err
+	}
+	return c, fds[0], nil
+}
+
+// retry calls try until it works, while the driver has not noticed yet that the last
+// connection is dead.
+func (f *Frontend) retry(ctx context.Context, try func() error) error {
+	for tick := time.NewTicker(5 * time.Millisecond); ; {
+		err := try()
+		if err == nil || !fault.Is(err, fault.NoSpace) {
+			return err
+		}
+		select {
+		case <-tick.C:
+		case <-f.aborted:
+			return fault.Errorf("nbdclient", fault.Canceled, "the device was aborted")
+		case <-ctx.Done():
+			return errors.Join(attach.GaveUp(ctx, "nbdclient"), err)
+		}
+	}
+}
+
+// attend serves the driver over c, and over others after that, until the end has begun.
+func (f *Frontend) attend(c net.Conn) {
+	defer close(f.served)
+	for {
+		if err := f.export.Attend(c); err != nil {
+			f.o.Log.Warn("the kernel's connection ended", obs.Err(err))
+		}
+		// Nothing of it is in flight any more.
+		f.mu.Lock()
+		handing := f.handing
+		f.mu.Unlock()
+		if handing != nil {
+			<-handing
+		}
+		ours, theirs, err := pair()
+		if err == nil {
+			err = f.retry(context.Background(), func() error {
+				if f.isOver() {
+					return fault.Errorf("nbdclient", fault.Canceled, "it ends")
+				}
+				return nbdctl.Reconfigure(f.wanted(), theirs)
+			})
+			_ = unix.Close(theirs) // the kernel has its own
+		}
+		if err == nil {
+			c = ours
+			continue
+		}
+		if ours != nil {
+			ours.Close()
+		}
+		if !f.isOver() {
+			go f.end(fault.E("nbdclient", fault.Canceled, f.o.Volume, fmt.Errorf("the device was taken away: %w", err)))
+		}
+		return
+	}
+}
+
+func (f *Frontend) put(ctx context.Context) error {
+	raw, err := json.Marshal(f.meta)
+	if err != nil {
+		return err
+	}
+	// Without files there is nothing to close after a time: the driver has its own.
+	return f.keeper.Put(ctx, keeper.Entry{Name: f.o.Name, Meta: string(raw)}, nil)
+}
+
+// show makes the device's link.
+func (f *Frontend) show() error {
+	path := nbdctl.Path(f.meta.Index)
+	link, err := attach.Link(f.o.LinkDir, f.o.Name, path)
+	if err != nil {
+		return err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.device = attach.Device{Path: path, Link: link}
+	return nil
+}
+
+// fits returns why the device can't be what the options say.
+func (f *Frontend) fits(m meta) error {
+	differs := func(what string) error {
+		return fault.WithCure(fault.Errorf("nbdclient.fits", fault.Precondition, "the device of %q is attached with another %s", f.o.Name, what), "detach it first")
+	}
+	switch {
+	case m.Volume != f.o.Volume:
+		return fault.WithCure(fault.Errorf("nbdclient.fits", fault.Exists, "%q is the name of volume %s, which is attached", f.o.Name, m.Volume),
+			"detach that first, or use another name")
+	case m.BlockSize != f.o.BlockSize:
+		return differs("block size")
+	case m.ReadOnly != f.o.ReadOnly:
+		return differs("mode (read-only or not)")
+	case m.NoDiscard != f.o.NoDiscard:
+		return differs("setting of discard")
+	}
+	return nil
+}
+
+// fence waits until nothing that predecessors began can take effect any more.
+func (f *Frontend) fence(ctx context.Context) error {
+	if f.o.Fence == nil {
+		return nil
+	}
+	fenced := make(chan error, 1)
+	posted := f.o.Loop.Post(func() {
+		f.o.Fence(func(err error) {
+			select {
+			case fenced <- err:
+			default: // called twice
+			}
+		})
+	})
+	if !posted {
+		return fault.Errorf("nbdclient.fence", fault.Canceled, "the loop has ended")
+	}
+	select {
+	case err := <-fenced:
+		return err
+	case <-f.aborted:
+		return fault.Errorf("nbdclient.fence", fault.Canceled, "the device was aborted")
+	case <-ctx.Done():
+		return attach.GaveUp(ctx, "nbdclient.fence")
+	}
+}
+
+// controlled calls work while no other control operation is under way.
+func (f *Frontend) controlled(ctx context.Context, op string, work func() error) error {
+	select {
+	case f.control <- struct{}{}:
+		defer func() { <-f.control }()
+	case <-ctx.Done():
+		return attach.GaveUp(ctx, op)
+	}
+	if err := work(); err != nil {
+		return fault.E(op, fault.KindOf(err), f.o.Volume, err)
+	}
+	return nil
+}
+
+// running is controlled for what needs a device that is there.
+func (f *Frontend) running(ctx context.Context, op string, work func() error) error {
+	return f.controlled(ctx, op, func() error {
+		if !f.isStarted() || f.isOver() {
+			return fault.Errorf(op, fault.Precondition, "the device is not there")
+		}
+		return work()
+	})
+}
+
+func (f *Frontend) isStarted() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.started
+}
+
+func (f *Frontend) isOver() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.over
+}
+
+func (f *Frontend) hasEnded() bool {
+	select {
+	case <-f.ended:
+		return true
+	default:
+		return false
+	}
+}
+
+// Device is attach.Frontend.Device.
+func (f *Frontend) Device() attach.Device {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.device
+}
+
+// Stats is attach.Frontend.Stats. What a predecessor left can't be told from what is
+// new: Again is 0.
+func (f *Frontend) Stats() attach.Stats { return f.export.Stats() }
+
+// Ended is attach.Frontend.Ended.
+func (f *Frontend) Ended() <-chan struct{} { return f.ended }
+
+// Err is attach.Frontend.Err.
+func (f *Frontend) Err() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.err
+}
+
+// Resize is attach.Frontend.Resize.
+func (f *Frontend) Resize(ctx context.Context, size int64) error {
+	return f.running(ctx, "nbdclient.Resize", func() error {
+		if err := f.export.Resize(ctx, size); err != nil {
+			return err
+		}
+		f.o.Size = size
+		return nbdctl.Reconfigure(f.wanted(), -1)
+	})
+}
+
+// HandOver is attach.Frontend.HandOver.
+func (f *Frontend) HandOver(ctx context.Context) error {
+	return f.running(ctx, "nbdclient.HandOver", func() error {
+		decided := make(chan struct{}) // whether attend goes on
+		f.mu.Lock()
+		f.handing = decided
+		f.mu.Unlock()
+		err := f.export.HandOver(ctx)
+		f.mu.Lock()
+		aborted := f.over
+		f.over, f.handing = f.over || err == nil, nil
+		f.mu.Unlock()
+		close(decided)
+		if err != nil {
+			return err
+		}
+		if aborted {
+			return errAborted("nbdclient.HandOver")
+		}
+		<-f.served
+		if err := f.keeper.Release(ctx, f.o.Name, true); err != nil {
+			f.o.Log.Warn("the keeper believes that the device is served", obs.Err(err))
+		}
+		f.finish(nil)
+		return nil
+	})
+}
+
+// Stop is attach.Frontend.Stop.
+func (f *Frontend) Stop(ctx context.Context) error {
+	return f.running(ctx, "nbdclient.Stop", func() error {
+		path := f.Device().Path
+		if err := f.errand.Sync(ctx, path); err != nil { // Busy when it is mounted
+			return err
+		}
+		if users := attach.Users(path); len(users) > 0 {
+			return fault.WithCure(fault.Errorf("nbdclient.Stop", fault.Busy, "%s is open", path), "end process "+strings.Join(users, ", "))
+		}
+		if !f.claim() {
+			return errAborted("nbdclient.Stop")
+		}
+		err := nbdctl.Disconnect(f.meta.Index)
+		<-f.served
+		err = errors.Join(err, f.export.Stop(ctx)) // which flushes
+		f.takeDown()
+		f.finish(err)
+		return err
+	})
+}
+
+// Abort is attach.Frontend.Abort.
+func (f *Frontend) Abort() error {
+	f.mu.Lock()
+	select {
+	case <-f.aborted:
+	default:
+		close(f.aborted)
+	}
+	started := f.started
+	f.mu.Unlock()
+	if started && !f.hasEnded() {
+		go f.end(nil)
+	}
+	return nil
+}
+
+// claim begins the end, and reports whether it was not begun before.
+func (f *Frontend) claim() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	first := !f.over
+	f.over = true
+	return first
+}
+
+// errAborted is why something is not done any more.
+func errAborted(op string) error {
+	return fault.Errorf(op, fault.Canceled, "the device was aborted")
+}
+
+// end takes the device away because of cause, once.
+func (f *Frontend) end(cause error) {
+	if !f.claim() {
+		return
+	}
+	if err := nbdctl.Disconnect(f.meta.Index); err != nil {
+		f.o.Log.Error("the device is left", obs.Err(err))
+	}
+	f.takeDown()
+	_ = f.export.Abort() // it always works
+	<-f.export.Ended()
+	f.finish(cause)
+}
+
+// cleanUpWait bounds calls to the keeper while a device is being taken down.
+const cleanUpWait = 10 * time.Second
+
+// takeDown takes away what belongs to a device that is gone.
+func (f *Frontend) takeDown() {
+	ctx, cancel := context.WithTimeout(context.Background(), cleanUpWait)
+	defer cancel()
+	if err := attach.Unlink(f.o.LinkDir, f.o.Name, f.Device().Path); err != nil {
+		f.o.Log.Warn("the device's link stays", obs.Err(err))
+	}
+	if err := f.keeper.Remove(ctx, f.o.Name); err != nil {
+		f.o.Log.Warn("the keeper may still have the device", obs.Err(err))
+	}
+}
+
+// finish ends the front end.
+func (f *Frontend) finish(err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.hasEnded() {
+		return
+	}
+	f.err = err
+	close(f.ended)
+}
