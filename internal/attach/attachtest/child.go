@@ -294,6 +294,8 @@ func (c *served) obey(commands <-chan string) error {
 			err = c.front.HandOver(context.Background())
 		case "stop":
 			err = c.front.Stop(context.Background())
+		case "close":
+			c.gate.Close()
 		case "again":
 			command = fmt.Sprintf("again %d", c.front.Stats().Again)
 		}

@@ -151,9 +151,10 @@ func upgradesUnderLoad(t *testing.T, s Suite) {
 // fence is through.
 func fenceFirst(t *testing.T, s Suite) {
 	o := newOutliving(t, s)
-	first := o.serve(func(c *childConfig) { c.CloseGate = true })
+	first := o.serve(nil)
 	first.await("ready")
-	c := o.open()
+	c := o.open() // which may look for partitions
+	first.ask("close")
 	pattern := func(b byte) []byte {
 		p := host.Buffer(4096)
 		for i := range p {
