@@ -45,7 +45,8 @@ test-vm: ## what needs a kernel with ublk and nbd, in an emulated machine (minut
 	@mkdir -p bin
 	CGO_ENABLED=0 go test -tags vm -c -o bin/ublk.test ./internal/attach/ublk
 	CGO_ENABLED=0 go test -tags vm -c -o bin/nbdclient.test ./internal/attach/nbdclient
-	scripts/vm bin/ublk.test bin/nbdclient.test
+	CGO_ENABLED=0 go test -c -o bin/mount.test ./internal/attach/mount
+	scripts/vm bin/mount.test bin/ublk.test bin/nbdclient.test
 
 bench: ## [BENCH=store] measure against a baseline, into bench/results.json
 	@scripts/deps bench
