@@ -3,8 +3,10 @@
 package frontend
 
 import (
+	"context"
 	"errors"
 	"slices"
+	"strings"
 
 	"github.com/holdfast-io/holdfast/internal/attach"
 	"github.com/holdfast-io/holdfast/internal/attach/errand"
@@ -81,7 +83,7 @@ type Config struct {
 	Errand errand.Command
 }
 
-// New returns a front end of a kind that Choose or Kept returned, not started.
+// New returns a front end of a kind that Choose or Left returned, not started.
 func New(k Kind, o attach.Options, c Config) (attach.Frontend, error) {
 	switch k {
 	case FUSE:
@@ -94,31 +96,50 @@ func New(k Kind, o attach.Options, c Config) (attach.Frontend, error) {
 	return nil, fault.Errorf("frontend.New", fault.Invalid, "front end %q", k)
 }
 
-// Device is one that a keeper has.
+// Device is one that a keeper has: its kind, and those of its options that it has by
+// itself, which are Volume, Name, BlockSize, ReadOnly and NoDiscard.
 type Device struct {
-	Name   string
-	Kind   Kind
-	Volume block.VolumeID
-	// Served says that a live data process has it, Clean that nothing of it is unanswered.
-	Served, Clean bool
+	Kind    Kind
+	Options attach.Options
 }
 
-// Kept returns the devices that a keeper has, as its List returned them: those that a data
-// process that starts is to take over. What is not a whole device is left out, and so is
-// what a newer build has made, which whoever starts the device is told.
-func Kept(entries []keeper.Entry) (list []Device) {
-	fuses, ublks, nbds := fuse.Volumes(entries), ublk.Volumes(entries), nbdclient.Volumes(entries)
-	for _, e := range entries {
-		d := Device{Name: e.Name, Served: e.Served, Clean: e.Clean}
-		whole := false
-		for kind, volumes := range map[Kind]map[string]block.VolumeID{FUSE: fuses, Ublk: ublks, NBD: nbds} {
-			if id, ok := volumes[e.Name]; ok {
-				d.Kind, d.Volume, whole = kind, id, true
-			}
-		}
-		if whole {
-			list = append(list, d)
+// Left returns what a keeper has, as its List returned it, of devices that are there:
+// what a data process that starts is to take over. What a newer build has made is left
+// out; whoever starts a device of that name is told.
+func Left(entries []keeper.Entry) (list []Device) {
+	for kind, left := range map[Kind][]attach.Options{FUSE: fuse.Left(entries), Ublk: ublk.Left(entries), NBD: nbdclient.Left(entries)} {
+		for _, o := range left {
+			list = append(list, Device{kind, o})
 		}
 	}
+	slices.SortFunc(list, func(a, b Device) int { return strings.Compare(a.Options.Name, b.Options.Name) })
 	return list
+}
+
+// SweepOptions say what Sweep looks for.
+type SweepOptions struct {
+	Node    block.NodeID
+	LinkDir string // "" is attach.DefaultLinkDir
+	Unmount bool   // take filesystems off dead devices, as of attach.SweepOptions
+	Errand  errand.Command
+	Kept    []keeper.Entry // what the keeper has, which is spared
+}
+
+// Sweep takes away what a crash of data process and keeper has left of devices of every
+// kind. It is called when a data process starts, before it attaches anything.
+func Sweep(ctx context.Context, o SweepOptions) error {
+	_, err := attach.Sweep(ctx, attach.SweepOptions{Node: o.Node, LinkDir: o.LinkDir, Unmount: o.Unmount, Keep: fuse.Connections(o.Kept)})
+	if ublk.Available() == nil {
+		_, ublkErr := ublk.Sweep(ctx, o.Errand, o.Node, ublk.Numbers(o.Kept))
+		err = errors.Join(err, ublkErr)
+	}
+	if nbdclient.Available() == nil {
+		var names []string
+		for _, e := range o.Kept {
+			names = append(names, e.Name)
+		}
+		_, nbdErr := nbdclient.Sweep(o.Node, names)
+		err = errors.Join(err, nbdErr)
+	}
+	return fault.Wrap("frontend.Sweep", err)
 }

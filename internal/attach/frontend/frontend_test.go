@@ -42,21 +42,19 @@ func TestKindsAreRead(t *testing.T) {
 func TestEachDeviceIsTakenOverByItsKind(t *testing.T) {
 	id := block.VolumeID{1}
 	entries := []keeper.Entry{
-		{Name: "a", Meta: `{"kind":"fuse","version":1,"phase":"ready","volume":"` + id.String() + `"}`},
-		{Name: "b", Meta: `{"kind":"ublk","version":1,"ready":true,"volume":"` + id.String() + `"}`, Clean: true},
-		{Name: "c", Meta: `{"kind":"nbd","version":1,"volume":"` + id.String() + `"}`, Served: true},
+		{Name: "c", Meta: `{"kind":"nbd","version":1,"block_size":512,"volume":"` + id.String() + `"}`},
+		{Name: "a", Meta: `{"kind":"fuse","version":1,"phase":"ready","read_only":true,"volume":"` + id.String() + `"}`},
+		{Name: "b", Meta: `{"kind":"ublk","version":1,"ready":true,"volume":"` + id.String() + `"}`},
 		{Name: "half", Meta: `{"kind":"fuse","version":1,"phase":"starting","volume":"` + id.String() + `"}`},
 		{Name: "newer", Meta: `{"kind":"fuse","version":99,"phase":"ready","volume":"` + id.String() + `"}`},
 		{Name: "odd", Meta: `{`},
 	}
-	got := Kept(entries)
-	want := []Device{{Name: "a", Kind: FUSE, Volume: id}, {Name: "b", Kind: Ublk, Volume: id, Clean: true}, {Name: "c", Kind: NBD, Volume: id, Served: true}}
-	if len(got) != len(want) {
-		t.Fatalf("kept: %+v", got)
+	got := Left(entries)
+	if len(got) != 3 || got[0].Kind != FUSE || got[1].Kind != Ublk || got[2].Kind != NBD {
+		t.Fatalf("left: %+v", got)
 	}
-	for i := range want {
-		if got[i] != want[i] {
-			t.Errorf("kept %+v, want %+v", got[i], want[i])
-		}
+	a, c := got[0].Options, got[2].Options
+	if a.Name != "a" || a.Volume != id || !a.ReadOnly || c.Name != "c" || c.BlockSize != 512 {
+		t.Errorf("left: %+v", got)
 	}
 }

@@ -23,6 +23,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -124,16 +125,16 @@ func parseMeta(e keeper.Entry) (m meta, err error) {
 	return m, nil
 }
 
-// Volumes returns the volumes whose devices the keeper has, by name: what a data
-// process that starts is to take over.
-func Volumes(entries []keeper.Entry) map[string]block.VolumeID {
-	volumes := map[string]block.VolumeID{}
+// Left returns what the keeper has of devices that are there: what a data process that
+// starts is to take over. Of the options those are set that the device has by itself:
+// Volume, Name, BlockSize, ReadOnly and NoDiscard.
+func Left(entries []keeper.Entry) (left []attach.Options) {
 	for _, e := range entries {
 		if m, err := parseMeta(e); err == nil {
-			volumes[e.Name] = m.Volume
+			left = append(left, attach.Options{Volume: m.Volume, Name: e.Name, BlockSize: m.BlockSize, ReadOnly: m.ReadOnly, NoDiscard: m.NoDiscard})
 		}
 	}
-	return volumes
+	return left
 }
 
 // identifierOf names a volume's device to the kernel, which tells it to whoever asks.
@@ -141,12 +142,12 @@ func identifierOf(node block.NodeID, name string) string {
 	return attach.FilePrefix + hex.EncodeToString(node[:4]) + "." + name
 }
 
-// Sweep takes away devices of a node whose volumes are not among keep: those that
+// Sweep takes away devices of a node whose volumes' names are not among keep: those that
 // neither a data process nor a keeper has any more. It returns their paths.
-func Sweep(node block.NodeID, keep map[string]block.VolumeID) (gone []string, err error) {
+func Sweep(node block.NodeID, keep []string) (gone []string, err error) {
 	for index, identifier := range nbdctl.List() {
 		name, ours := strings.CutPrefix(identifier, identifierOf(node, ""))
-		if _, kept := keep[name]; !ours || kept {
+		if !ours || slices.Contains(keep, name) {
 			continue
 		}
 		if e := nbdctl.Disconnect(index); e != nil {

@@ -3,6 +3,7 @@ package ublk
 import (
 	"encoding/json"
 
+	"github.com/holdfast-io/holdfast/internal/attach"
 	"github.com/holdfast-io/holdfast/internal/attach/keeper"
 	"github.com/holdfast-io/holdfast/internal/block"
 	"github.com/holdfast-io/holdfast/internal/fault"
@@ -52,14 +53,14 @@ func parseMeta(e keeper.Entry) (m meta, err error) {
 	return m, nil
 }
 
-// Volumes returns the volumes whose devices the keeper has, by name: what a data
-// process that starts is to take over.
-func Volumes(entries []keeper.Entry) map[string]block.VolumeID {
-	volumes := map[string]block.VolumeID{}
+// Left returns what the keeper has of devices that are there: what a data process that
+// starts is to take over. Of the options those are set that the device has by itself:
+// Volume, Name, BlockSize, ReadOnly and NoDiscard.
+func Left(entries []keeper.Entry) (left []attach.Options) {
 	for _, e := range entries {
 		if m, err := parseMeta(e); err == nil && m.Ready {
-			volumes[e.Name] = m.Volume
+			left = append(left, attach.Options{Volume: m.Volume, Name: e.Name, BlockSize: m.BlockSize, ReadOnly: m.ReadOnly, NoDiscard: m.NoDiscard})
 		}
 	}
-	return volumes
+	return left
 }
