@@ -184,7 +184,7 @@ func newKubeCommand() *cobra.Command {
 		Long: `Parts of the deployment in Kubernetes, and a way to reach it from outside:
 linked as kubectl-holdfast, this program is kubectl's plugin.`,
 	})
-	cmd.AddCommand(newKubeMonitor(), newKubeExtender(), newKubeExec())
+	cmd.AddCommand(newKubeMonitor(), newKubeExtender(), newKubeJoin(), newKubeInvite(), newKubeExec())
 	return cmd
 }
 
@@ -274,6 +274,81 @@ scheduled, whatever happens to it.`,
 	d.flags(cmd, false)
 	k.flags(cmd)
 	cmd.Flags().StringVar(&listen, "listen", ":7410", "`address` to serve at")
+	return cmd
+}
+
+// gathering is how pods find each other.
+type gathering struct {
+	kubeFlags
+	namespace string
+}
+
+func (g *gathering) flags(cmd *cobra.Command) {
+	g.kubeFlags.flags(cmd)
+	cmd.Flags().StringVarP(&g.namespace, "namespace", "n", "holdfast", "where Holdfast runs")
+}
+
+func (g *gathering) open(cmd *cobra.Command) (*kube.Gathering, error) {
+	o, err := obs.OptionsFromEnv(os.Getenv)
+	if err != nil {
+		return nil, err
+	}
+	c, err := g.client()
+	return &kube.Gathering{Kube: c, Namespace: g.namespace, Log: o.Logger(cmd.ErrOrStderr())}, err
+}
+
+func newKubeJoin() *cobra.Command {
+	var g gathering
+	var m kube.Member
+	cmd := &cobra.Command{
+		Use:   "join",
+		Short: "Write the config with which a pod's node founds the cluster, or joins it",
+		Long: `Agree with the other pods on who founds the cluster, and write the config file
+for holdfast node: the founder's, or, once there is a token, that of a node that
+joins. It is the first container of the DaemonSet's pods.`,
+		Example: `  holdfast kube join --node n1 --address 10.0.0.1:7400 --config /run/holdfast/kube.yaml`,
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			at, err := g.open(cmd)
+			if err != nil {
+				return err
+			}
+			return at.Prepare(cmd.Context(), m)
+		},
+	}
+	g.flags(cmd)
+	f := cmd.Flags()
+	f.StringVar(&m.Node, "node", "", "`name` of the node")
+	f.StringVar(&m.Address, "address", "", "`host:port` of the node's API, for those who join it")
+	f.StringVar(&m.Config, "config", "", "`file` to write")
+	return cmd
+}
+
+func newKubeInvite() *cobra.Command {
+	var d door
+	var g gathering
+	cmd := &cobra.Command{
+		Use:   "invite",
+		Short: "Keep a fresh token for nodes that join, in a Secret",
+		Long: `Keep a token with which new nodes join in the Secret holdfast-join, and replace
+it each day. It runs beside each node of the DaemonSet.`,
+		Example: `  holdfast kube invite -n holdfast`,
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			client, url, err := d.dial(cmd)
+			if err != nil {
+				return err
+			}
+			at, err := g.open(cmd)
+			if err != nil {
+				return err
+			}
+			at.Invite(cmd.Context(), holdfastv1connect.NewClusterServiceClient(client, url))
+			return nil
+		},
+	}
+	d.flags(cmd, false)
+	g.flags(cmd)
 	return cmd
 }
 
