@@ -13,7 +13,7 @@ SEEDS := 1
 # Which benchmarks `make bench` runs: a name or the start of one; empty for all.
 BENCH :=
 # Where our Go files are; not asked of git, which an unpacked release lacks.
-GO_DIRS := $(wildcard api bench cmd internal test)
+GO_DIRS := $(wildcard api bench cmd deploy internal test)
 
 .PHONY: help build run stop test test-long test-vm bench sim generate lint unit race fuzz shell planted clean
 
