@@ -24,7 +24,10 @@ var testVolume = block.VolumeID{1, 2, 3}
 func newRig(t testing.TB, disk host.Disk, size int64, o Options) *rig {
 	t.Helper()
 	g := &rig{t: t, disk: disk, opts: o, dir: "v"}
-	t.Cleanup(func() { g.drop() })
+	t.Cleanup(func() {
+		g.drop()
+		g.r, g.disk = nil, nil // a parallel test's cleanups stay in memory until the last one ends
+	})
 	g.must(g.await(func(done func(error)) { Create(disk, g.dir, Spec{Volume: testVolume, Size: size}, o, done) }))
 	g.must(g.open())
 	return g

@@ -1,0 +1,100 @@
+package store
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/holdfast-io/holdfast/internal/block"
+	"github.com/holdfast-io/holdfast/internal/host/simdisk"
+)
+
+// traced is a rig that remembers what its disk was asked.
+type traced struct {
+	*rig
+	lines []string
+}
+
+func newTraced(t *testing.T, size int64) *traced {
+	x := &traced{}
+	d := simdisk.New(simdisk.Options{Seed: 1, Trace: func(line string) { x.lines = append(x.lines, line) }})
+	x.rig = newRig(t, d, size, Options{Boot: 1})
+	return x
+}
+
+// count returns how many operations since the last call began with prefix.
+func (x *traced) count(prefix string) (n int) {
+	for _, line := range x.lines {
+		if strings.HasPrefix(line, prefix) {
+			n++
+		}
+	}
+	x.lines = nil
+	return n
+}
+
+func (x *traced) dirty() (n int) {
+	for _, info := range x.r.Regions(0, 1<<20) {
+		if info.Dirty {
+			n++
+		}
+	}
+	return n
+}
+
+func TestWritesToCleanRegionsShareACommit(t *testing.T) {
+	x := newTraced(t, 64*block.RegionSize)
+	x.count("")
+	left := 0
+	for n := range block.Index(32) {
+		left++
+		x.submit(writeOf(n*2*block.PerRegion, 1, 1), func(err error) { x.must(err); left-- })
+	}
+	for left > 0 {
+		x.disk.Poll(-1)
+	}
+	if n := x.count("sync v/regions"); n > 2 {
+		t.Errorf("%d commits for writes that came together", n)
+	}
+}
+
+func TestSequentialWriterFindsItsRegionsMarked(t *testing.T) {
+	x := newTraced(t, 64*block.RegionSize)
+	const step = RequestMax / block.Size
+	x.write(0, step, 1)
+	if n := x.dirty(); n != 1 {
+		t.Errorf("%d regions are dirty after one write", n)
+	}
+	x.write(step, step, 1)
+	x.write(2*step, step, 1)
+	if n := x.dirty(); n != 1+aheadRegions {
+		t.Errorf("%d regions are dirty after three writes in a row, want %d more than one", n, aheadRegions)
+	}
+}
+
+// TestOpeningATebibyteReadsNoData opens a volume of 1 TiB that was closed, and one whose
+// process was killed, of which only what the journal knows is looked at.
+func TestOpeningATebibyteReadsNoData(t *testing.T) {
+	x := newTraced(t, 1<<40)
+	for n := range block.Index(50) {
+		x.write(n*block.PerChunk*300, 4, 1)
+	}
+	x.must(x.close())
+	x.count("")
+	x.must(x.open())
+	if n := x.count("read v/chunks"); n > 0 {
+		t.Errorf("%d reads of chunk files", n)
+	}
+	x.write(0, 1, 2)
+	x.r.Abandon()
+	x.disk = x.disk.(*simdisk.Disk).Kill()
+	x.count("")
+	x.must(x.open())
+	for x.disk.InFlight() > 0 {
+		x.disk.Poll(-1)
+	}
+	if n := x.count("read v/chunks"); n > 2 {
+		t.Errorf("%d reads of chunk files after a kill", n)
+	}
+	x.expect(0, 0, 1, 2)
+	x.expect(0, 49*block.PerChunk*300, 4, 1)
+}
