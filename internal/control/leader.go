@@ -30,10 +30,11 @@ type leader struct {
 	node   string // who says so, in events
 
 	*view
-	again   timers          // volumes to be looked at again at a time
-	waiting map[string]bool // volumes that wait for room, or for their turn
-	behind  bool            // somebody was faster: look again when more is known
-	wake    time.Time       // when the next look at something else than volumes is due
+	again   timers               // volumes to be looked at again at a time
+	said    map[string]time.Time // when the verdict on a volume was written
+	waiting map[string]bool      // volumes that wait for room, or for their turn
+	behind  bool                 // somebody was faster: look again when more is known
+	wake    time.Time            // when the next look at something else than volumes is due
 }
 
 // load reads everything anew.
@@ -43,6 +44,7 @@ func (l *leader) load(ctx context.Context) error {
 		return err
 	}
 	l.view, l.again, l.waiting, l.behind, l.wake = v, timers{at: map[string]time.Time{}}, map[string]bool{}, false, time.Time{}
+	l.said = map[string]time.Time{}
 	return nil
 }
 
@@ -108,7 +110,7 @@ func (l *leader) sweep(ctx context.Context, d *decider) error {
 		steps func() []step
 		when  bool
 	}{
-		{d.liveness, changed("nodes", "alive", "pools", "poolstatus", "absences")},
+		{func() []step { return d.liveness(due) }, changed("nodes", "alive", "pools", "poolstatus", "absences")},
 		{d.operate, changed("operations", "assignments", "records", "verdicts", "holdings", "nodes", "pools")},
 		{d.oldMarks, changed("policies")},
 		{func() []step { return d.strayReplicas(due) }, changed("holdings", "condemned", "strays", "assignments", "records")},
@@ -209,6 +211,7 @@ func (l *leader) verdict(d *decider, id string, s *step) {
 		if known {
 			s.ops = append(s.ops, state.Verdicts.Delete(id, was.Revision))
 		}
+		delete(l.said, id)
 		return
 	}
 	for _, c := range s.say {
@@ -223,16 +226,35 @@ func (l *leader) verdict(d *decider, id string, s *step) {
 	if proto.Equal(was.Value, now) {
 		return
 	}
+	if said := l.said[id]; alike(was.Value, now) && d.now.Before(said.Add(sayEvery)) {
+		l.again.soon(id, said.Add(sayEvery))
+		return
+	}
+	l.said[id] = d.now
 	s.ops = append(s.ops, state.Verdicts.Put(id, now))
 	if s.event == nil {
 		s.event = news(d, id, was.Value, s.say)
 	}
 }
 
+// sayEvery is how often a verdict is written when only its words have changed, such as
+// how much space is left.
+const sayEvery = 30 * time.Second
+
+// alike reports whether two verdicts have the same reasons.
+func alike(a, b *statepb.Verdict) bool {
+	return slices.EqualFunc(a.GetConditions(), b.GetConditions(), func(x, y *v1.Condition) bool {
+		return x.Type == y.Type && x.Status == y.Status && x.Reason == y.Reason
+	})
+}
+
+// expected are reasons that are no news by themselves: something else was, or will be.
+var expected = []string{"Away", "Waits", "Maintenance", "Paused", "RebuildsOff", "TooManyDown", "Deleting", "SourceNotReady"}
+
 // news makes an event of the first condition that was not so before.
 func news(d *decider, id string, was *statepb.Verdict, say []*v1.Condition) *v1.Event {
 	for _, c := range say {
-		if !slices.ContainsFunc(was.GetConditions(), func(old *v1.Condition) bool { return old.Type == c.Type && old.Reason == c.Reason }) {
+		if !slices.Contains(expected, c.Reason) && !slices.ContainsFunc(was.GetConditions(), func(old *v1.Condition) bool { return old.Type == c.Type && old.Reason == c.Reason }) {
 			return d.about(d.volumes.value(id), "warning", c.Reason, "%s", c.Message)
 		}
 	}

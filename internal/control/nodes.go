@@ -3,6 +3,8 @@ package control
 import (
 	"cmp"
 	"fmt"
+	"maps"
+	"slices"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -13,22 +15,27 @@ import (
 
 // liveness notes since when nodes and pools are away, and that they are back. Whoever
 // leads next finds it, so the delay before repair does not begin anew with each leader.
-func (d *decider) liveness() (steps []step) {
-	for _, id := range d.nodes.list() {
-		if s := d.nodeLiveness(id); len(s.ops) > 0 {
-			steps = append(steps, s)
+// Without all, it looks only at what has changed.
+func (d *decider) liveness(all bool) (steps []step) {
+	if all {
+		for _, ids := range [][]string{d.nodes.list(), d.pools.list(), d.absences.list()} {
+			for _, id := range ids {
+				d.pulses[id] = true
+			}
 		}
 	}
-	for _, id := range d.pools.list() {
-		if s := d.poolLiveness(id); len(s.ops) > 0 {
-			steps = append(steps, s)
-		}
-	}
-	for _, id := range d.absences.list() {
-		if d.nodes.value(id) == nil && d.pools.value(id) == nil {
+	for _, id := range slices.Sorted(maps.Keys(d.pulses)) {
+		_, absent := d.absences.get(id)
+		switch {
+		case d.nodes.value(id) != nil:
+			steps = append(steps, d.nodeLiveness(id))
+		case d.pools.value(id) != nil:
+			steps = append(steps, d.poolLiveness(id))
+		case absent:
 			steps = append(steps, step{ops: []state.Op{state.Absences.Delete(id, d.absences.entries[id].Revision)}})
 		}
 	}
+	clear(d.pulses)
 	return steps
 }
 

@@ -44,12 +44,16 @@ func read(ctx context.Context, s state.Store) (*view, error) {
 		return nil, err
 	}
 	v := newView()
+	v.loading = true
 	for _, item := range items {
 		if err := v.put(item); err != nil {
 			return nil, err
 		}
 	}
-	v.revision = revision
+	v.loading, v.revision = false, revision
+	for id := range v.assignments.entries {
+		v.fold(id)
+	}
 	return v, nil
 }
 

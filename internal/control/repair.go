@@ -122,8 +122,9 @@ func (h *holder) mayRepair(lost replica) bool {
 	case h.settings.rebuildsMax == 0 || h.settings.rebuildsPerNodeMax == 0:
 		h.tell(Repaired, false, "RebuildsOff", "%s; nothing is rebuilt because rebuilding is off (settings rebuilds_max)", lost.bad)
 	case all > 3 && down*100 > all*h.settings.repairDownPercentMax:
-		h.tell(Repaired, false, "TooManyDown", "%s; nothing is rebuilt while %d of %d nodes are down, which looks like a fault of the network or power; "+
-			"bring them back, or raise settings repair_down_percent_max", lost.bad, down, all)
+		h.waiting = true
+		h.tell(Repaired, false, "TooManyDown", "%s; nothing is rebuilt while more than %d %% of the nodes are down, which looks like a fault of the network or of power; "+
+			"bring them back, or raise settings repair_down_percent_max", lost.bad, h.settings.repairDownPercentMax)
 	default:
 		return true
 	}
@@ -159,7 +160,7 @@ func (h *holder) place(lost replica) (pool string, ok bool) {
 	avoid := len(r.Avoid)
 	h.aim(&r, lost.to)
 	if h.fillings >= h.settings.rebuildsMax {
-		h.capped(lost, "%d replicas are being filled in the cluster (settings rebuilds_max)", h.fillings)
+		h.capped(lost, "%d replicas at once are filled in the cluster (settings rebuilds_max)", h.settings.rebuildsMax)
 		return "", false
 	}
 	for node, n := range h.filling {
@@ -175,7 +176,7 @@ func (h *holder) place(lost replica) (pool string, ok bool) {
 	r.Avoid = r.Avoid[:avoid] // as if nothing was being filled
 	_, full := h.room().Choose(r)
 	if full == nil {
-		h.capped(lost, "the nodes that could take it are filling %d replicas each (settings rebuilds_per_node_max)", h.settings.rebuildsPerNodeMax)
+		h.capped(lost, "%d replicas at once are filled on a node (settings rebuilds_per_node_max)", h.settings.rebuildsPerNodeMax)
 		return "", false
 	}
 	if lost.forced && !h.others(lost.ReplicaId) {

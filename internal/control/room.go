@@ -14,6 +14,10 @@ import (
 
 // nodeChanged notes that a node is another one than before.
 func (v *view) nodeChanged(id string) {
+	v.pulses[id] = true
+	for pool := range v.poolsOf[id] {
+		v.pulses[pool] = true
+	}
 	for _, of := range []sets{v.at, v.attached} {
 		for volume := range of[id] {
 			v.fold(volume)
@@ -31,6 +35,7 @@ func (v *view) nodeChanged(id string) {
 }
 
 func (v *view) poolChanged(id string, was, now *v1.Pool) {
+	v.pulses[id] = true
 	v.touchAt(id)
 	v.stirred = true
 	if was != nil {
@@ -54,6 +59,7 @@ func (v *view) poolStatusChanged(id string, was, now *v1.PoolStatus) {
 		return
 	}
 	if p := v.pools.value(id); p != nil {
+		v.pulses[id] = true
 		v.touchAt(id)
 		v.nodeChanged(p.Spec.GetNodeId())
 	}
@@ -118,6 +124,9 @@ func (v *view) room() *placement.Cluster {
 // fold has the sums follow a volume that changed, and has it looked at.
 func (v *view) fold(id string) {
 	v.touched[id] = true
+	if v.loading {
+		return
+	}
 	for replica := range v.holds[id] {
 		v.suspects[replica] = true
 	}

@@ -144,6 +144,16 @@ func TestNothingIsRebuiltWhen(t *testing.T) {
 			if after := s.holders("v"); !slices.Equal(after, before) {
 				t.Errorf("the replicas went from %v to %v", before, after)
 			}
+			if tt.reason != "TooManyDown" {
+				return
+			}
+			for _, n := range s.view().nodes.list() {
+				if !s.on[n] && !slices.Contains(before, n) {
+					s.start(n)
+				}
+			}
+			s.rest()
+			s.healthy("v")
 		})
 	}
 }

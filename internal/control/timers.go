@@ -39,6 +39,13 @@ func (t *timers) set(id string, at time.Time) {
 	}
 }
 
+// soon makes the time of an id earlier, if it is not.
+func (t *timers) soon(id string, at time.Time) {
+	if was, ok := t.at[id]; !ok || at.Before(was) {
+		t.set(id, at)
+	}
+}
+
 // first returns the first time.
 func (t *timers) first() (time.Time, bool) {
 	for len(t.heap) > 0 {

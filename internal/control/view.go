@@ -59,6 +59,8 @@ type view struct {
 	touched  map[string]bool // volumes to be looked at
 	fresh    map[string]bool // tables that changed, by the first word of their keys
 	suspects map[string]bool // holdings that may be expected by nobody
+	pulses   map[string]bool // nodes and pools that may have come or gone
+	loading  bool            // the sums are made at the end
 	stirred  bool            // something changed that may make room: all that wait are to be looked at
 }
 
@@ -149,10 +151,10 @@ func (t *table[T]) drop(key string, at state.Revision) {
 // newView returns an empty view.
 func newView() *view {
 	v := &view{settings: settingsOf(nil), names: map[string]string{}, tables: map[string]keyed{}, poolsOf: sets{}, at: sets{}, holds: sets{},
-		snaps: sets{}, clones: sets{}, attached: sets{}, active: map[string]bool{}, shares: map[string]share{}, pending: map[string]int64{}, filling: map[string]int{}, touched: map[string]bool{}, suspects: map[string]bool{}, fresh: map[string]bool{}}
+		snaps: sets{}, clones: sets{}, attached: sets{}, active: map[string]bool{}, shares: map[string]share{}, pending: map[string]int64{}, filling: map[string]int{}, touched: map[string]bool{}, suspects: map[string]bool{}, pulses: map[string]bool{}, fresh: map[string]bool{}}
 	join(v, &v.nodes, state.Nodes, func(id string, _, _ *v1.Node) { v.nodeChanged(id) })
 	join(v, &v.alive, state.Alive, func(id string, _, _ *emptypb.Empty) { v.nodeChanged(id) })
-	join(v, &v.absences, state.Absences, func(id string, _, _ *statepb.Absence) { v.touchAt(id) })
+	join(v, &v.absences, state.Absences, func(id string, _, _ *statepb.Absence) { v.pulses[id] = true; v.touchAt(id) })
 	join(v, &v.pools, state.Pools, v.poolChanged)
 	join(v, &v.poolStatuses, state.PoolStatuses, v.poolStatusChanged)
 	join(v, &v.volumes, state.Volumes, v.volumeChanged)
