@@ -44,6 +44,9 @@ type Options struct {
 	Margin float64
 	// ReplicaTimeout is the silence after which a replica is left behind.
 	ReplicaTimeout time.Duration
+	// SlowAfter is how long the others may wait for a replica before it is slow; SlowFor is
+	// how long it may be so before it is left behind.
+	SlowAfter, SlowFor time.Duration
 	// CleanEvery is how often, at most, replicas are told which regions are the same
 	// everywhere. A region that is written again pays an intent: not too often.
 	CleanEvery time.Duration
@@ -62,6 +65,12 @@ func (o Options) WithDefaults() Options {
 	}
 	if o.ReplicaTimeout == 0 {
 		o.ReplicaTimeout = 3 * time.Second
+	}
+	if o.SlowAfter == 0 {
+		o.SlowAfter = time.Second
+	}
+	if o.SlowFor == 0 {
+		o.SlowFor = 5 * time.Second
 	}
 	if o.CleanEvery == 0 {
 		o.CleanEvery = 10 * time.Second
@@ -106,6 +115,7 @@ type Coordinator struct {
 	free   []int
 	seq    uint64 // makes every id new
 	fx     Effects
+	now    time.Duration // of the step that is being made
 
 	changes   []*Change // the first one is under way
 	hold      *Change   // new writes wait while it is set
@@ -118,6 +128,8 @@ type Coordinator struct {
 	requests, bytes bucket // of the user
 	pace            bucket // of resyncs
 
+	urgent  bool // somebody failed: all is to be looked at
+	unknown bool // the outcome of a proposal was asked for in vain
 	gate    gate
 	copying int // copies in the queue or started
 	lost    error
@@ -133,6 +145,7 @@ type Stats struct {
 	Repaired int // blocks repaired from another copy during a read
 	Copied   int64
 	Gated    int // regions made equal after an owner died
+	Slow     int // of Ejected, those that were too slow
 }
 
 // slot is what an id in flight stands for.
@@ -261,6 +274,7 @@ type Send struct {
 func (c *Coordinator) Step(now time.Duration, ev Event) Effects {
 	fx := &c.fx
 	fx.reset()
+	c.now = now
 	if c.phase == stopped {
 		c.refuse(ev, fx) // it owes nobody anything
 		return *fx
@@ -269,7 +283,9 @@ func (c *Coordinator) Step(now time.Duration, ev Event) Effects {
 	case Tick:
 		c.tick(now, fx)
 	case Submit:
-		c.submit(ev.Request, fx)
+		if c.submit(now, ev.Request, fx) {
+			return *fx
+		}
 	case Order:
 		c.order(ev.Change, fx)
 	case Linked:
@@ -277,7 +293,7 @@ func (c *Coordinator) Step(now time.Duration, ev Event) Effects {
 	case Unlinked:
 		c.unlinked(now, ev.Member, fx)
 	case Received:
-		c.received(now, ev, fx)
+		return c.Receive(now, ev)
 	case Recorded:
 		c.recorded(now, ev, fx)
 	case Detach:
@@ -286,6 +302,20 @@ func (c *Coordinator) Step(now time.Duration, ev Event) Effects {
 		c.stop(fault.E("coordinator", fault.Canceled, c.rec.Volume, fmt.Errorf("the volume's I/O was ended by force")), fx)
 	default:
 		panic(fault.Bug("coordinator: unknown event"))
+	}
+	c.goOn(now, fx)
+	c.check()
+	return *fx
+}
+
+// Receive is Step for a Received, without the allocation that makes an Event of one: there
+// are several for each request.
+func (c *Coordinator) Receive(now time.Duration, ev Received) Effects {
+	fx := &c.fx
+	fx.reset()
+	c.now = now
+	if c.phase == stopped || c.received(now, ev, fx) {
+		return *fx
 	}
 	c.goOn(now, fx)
 	c.check()
@@ -333,23 +363,24 @@ func (c *Coordinator) refuse(ev Event, fx *Effects) {
 	}
 }
 
-func (c *Coordinator) submit(q *Request, fx *Effects) {
+// submit accepts a request, and reports whether that is all there is to do.
+func (c *Coordinator) submit(now time.Duration, q *Request, fx *Effects) bool {
 	q.reset()
 	switch {
 	case c.Room() <= 0:
 		c.complete(q, fault.E("coordinator.Submit", fault.Busy, c.rec.Volume, fmt.Errorf("%d requests are waiting", c.opts.QueueMax)), fx)
-	case c.invalid(q):
+	case q.Op != Flush && !c.whole(q.Extent):
 		c.complete(q, fault.E("coordinator.Submit", fault.Invalid, c.rec.Volume, fmt.Errorf("blocks %v leave the volume", q.Extent)), fx)
+	case !q.validEdges():
+		c.complete(q, fault.E("coordinator.Submit", fault.Invalid, c.rec.Volume, fmt.Errorf("%d bytes before and %d after what is written, of %d blocks", q.Head, q.Tail, q.Extent.Count)), fx)
 	case c.leave.stage != staying:
 		c.leave.late = append(c.leave.late, q)
+	case c.startAtOnce(now, q, fx):
+		return true
 	default:
 		c.queue = append(c.queue, q)
 	}
-}
-
-func (c *Coordinator) invalid(q *Request) bool {
-	blocks := block.Index(c.rec.Size / block.Size)
-	return q.Op != Flush && (q.Extent.Empty() || q.Extent.Start >= blocks || q.Extent.End() > blocks)
+	return false
 }
 
 func (c *Coordinator) complete(q *Request, err error, fx *Effects) {
@@ -414,7 +445,9 @@ func (c *Coordinator) send(m, i int, msg wire.Message, fx *Effects) {
 // passed to then.
 func (c *Coordinator) ask(m int, msg wire.Message, fx *Effects, then reply) {
 	i := c.take(slot{reply: then, member: m})
-	c.members[m].asks++
+	if c.members[m].asks++; c.members[m].asks == 1 {
+		c.members[m].asked = c.now
+	}
 	c.send(m, i, msg, fx)
 }
 
@@ -426,25 +459,31 @@ func (c *Coordinator) asked(i int) reply {
 	return then
 }
 
-func (c *Coordinator) received(now time.Duration, ev Received, fx *Effects) {
+// received takes a message, and reports whether nothing follows from it but what was done.
+func (c *Coordinator) received(now time.Duration, ev Received, fx *Effects) bool {
 	m := c.members[ev.Member]
 	if !m.linked {
-		return // it was unlinked, and this was on its way
+		return true // it was unlinked, and this was on its way
 	}
 	m.heard = now
+	if _, ok := ev.Msg.(*wire.Leave); ok {
+		m.leaving = true
+		return false
+	}
 	i := int(ev.ID & (1<<slotBits - 1))
 	if i >= len(c.slots) || !c.slots[i].used || c.id(i) != ev.ID {
-		return // nobody waits for it any more
+		return true // nobody waits for it any more
 	}
 	if f, ok := ev.Msg.(*wire.Fail); ok && f.Status == fault.Fenced && f.Epoch > c.rec.Epoch {
 		c.fenced(f.Epoch, fx)
-		return
+		return false
 	}
 	if q := c.slots[i].request; q != nil {
-		c.answered(now, ev.Member, q, ev.Msg, fx)
-		return
+		c.answered(ev.Member, q, ev.Msg, fx)
+		return c.finishOne(now, q, fx)
 	}
 	c.asked(i)(now, ev.Member, ev.Msg, fx)
+	return false
 }
 
 // fenced stops the coordinator: a replica has promised a higher epoch than the record

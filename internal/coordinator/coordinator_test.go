@@ -13,7 +13,7 @@ import (
 
 // stage is a coordinator whose members say what the test tells them to.
 type stage struct {
-	t    *testing.T
+	t    testing.TB
 	c    *Coordinator
 	now  time.Duration
 	sent []Send
@@ -21,7 +21,7 @@ type stage struct {
 	want *spec.Record // proposed
 }
 
-func newStage(t *testing.T, members int) *stage {
+func newStage(t testing.TB, members int) *stage {
 	rec := spec.Record{Version: 1, Volume: block.VolumeID{1}, Size: 1 << 30, Epoch: 1}
 	for i := range members {
 		rec.Members = append(rec.Members, spec.Member{Replica: block.ReplicaID{byte(i + 1)}, Node: block.NodeID{byte(i + 1)}, State: spec.InSync})
@@ -84,7 +84,7 @@ func healthy(msg wire.Message) wire.Message {
 }
 
 // attached brings the stage to where requests are served.
-func attached(t *testing.T, members int) *stage {
+func attached(t testing.TB, members int) *stage {
 	s := newStage(t, members)
 	s.step(Tick{})
 	s.record()

@@ -5,9 +5,20 @@ import (
 	"slices"
 	"time"
 
+	"github.com/holdfast-io/holdfast/internal/block"
 	"github.com/holdfast-io/holdfast/internal/fault"
 	"github.com/holdfast-io/holdfast/internal/wire"
 )
+
+// startAtOnce starts a request that need not wait for anything, which is what nearly all
+// do.
+func (c *Coordinator) startAtOnce(now time.Duration, q *Request, fx *Effects) bool {
+	if c.phase != serving || len(c.queue) > 0 || !c.ready(now) || c.mustWait(q, nil) || c.throttled(now, q, fx) {
+		return false
+	}
+	c.begin(now, q, fx)
+	return true
+}
 
 // startQueued starts every request that need not wait for an earlier one, for its
 // regions to be made equal, or for the leases.
@@ -30,6 +41,7 @@ func (c *Coordinator) startQueued(now time.Duration, fx *Effects) {
 // begin starts a request.
 func (c *Coordinator) begin(now time.Duration, q *Request, fx *Effects) {
 	q.slot = c.take(slot{request: q})
+	q.at, q.since = len(c.active), now
 	c.active = append(c.active, q)
 	c.start(now, q, fx)
 }
@@ -61,19 +73,32 @@ func (c *Coordinator) mustWait(q *Request, waiting []*Request) bool {
 
 // start sends a request to those who must answer it.
 func (c *Coordinator) start(now time.Duration, q *Request, fx *Effects) {
-	if q.copy != nil {
+	switch {
+	case q.copy != nil:
 		c.beginCopy(now, q.copy, fx)
 		return
-	}
-	switch q.Op {
-	case Read:
-		c.readFrom(q, c.reader(q.tried), fx)
+	case q.Op == Read:
+		q.part = q.Extent
+		c.readFrom(q, c.reader(0), fx)
 		return
+	case q.Op == Write && q.Head+q.Tail > 0:
+		q.edges = q.firstEdge()
+		c.readFrom(q, c.reader(0), fx)
+		return
+	}
+	c.replicate(q, fx)
+}
+
+// replicate sends a change or a flush to every member that counts, and a change to those
+// that are to count soon.
+func (c *Coordinator) replicate(q *Request, fx *Effects) {
+	switch q.Op {
 	case Write:
 		q.write = wire.Write{Extent: q.Extent, FUA: q.FUA, Sums: q.Sums, Data: q.Data}
 	case Zero:
 		q.zero = wire.Zero{Extent: q.Extent, FUA: q.FUA, Unmap: true}
 	}
+	q.need, q.acked, q.tried = 0, 0, 0
 	for m := range c.members {
 		switch {
 		case c.inSync(m) || q.changes() && c.takesWrites(m) || q.Op == Flush && c.countsSoon(m):
@@ -87,17 +112,22 @@ func (c *Coordinator) start(now time.Duration, q *Request, fx *Effects) {
 
 // sendRequest sends q to member m under the record's epoch.
 func (c *Coordinator) sendRequest(q *Request, m int, fx *Effects) {
-	switch q.Op {
-	case Read:
-		q.read = wire.Read{Epoch: c.rec.Epoch, Generation: q.Generation, Extent: q.Extent}
+	switch {
+	case q.reading() && q.repairing:
+		c.sendRepair(q, m, fx)
+	case q.reading():
+		q.read = wire.Read{Epoch: c.rec.Epoch, Generation: q.Generation, Extent: q.readExtent()}
 		c.send(m, q.slot, &q.read, fx)
-	case Write:
+		if q.read.Extent != q.Extent || q.edges != 0 {
+			fx.Send[len(fx.Send)-1].Request = nil // what is read does not go to where Data begins
+		}
+	case q.Op == Write:
 		q.write.Epoch = c.rec.Epoch
 		c.send(m, q.slot, &q.write, fx)
-	case Zero:
+	case q.Op == Zero:
 		q.zero.Epoch = c.rec.Epoch
 		c.send(m, q.slot, &q.zero, fx)
-	case Flush:
+	case q.Op == Flush:
 		q.flush.Epoch = c.rec.Epoch
 		c.send(m, q.slot, &q.flush, fx)
 	}
@@ -108,44 +138,14 @@ func (c *Coordinator) sendRequest(q *Request, m int, fx *Effects) {
 // it promised the new one, so what has none was lost on the way.
 func (c *Coordinator) resend(m int, fx *Effects) {
 	for _, q := range c.active {
-		if q.copy == nil && q.need.has(m) && !q.acked.has(m) && !q.tried.has(m) {
+		if q.copy == nil && q.need.has(m) && !q.acked.has(m) && (!q.tried.has(m) || q.repairing) {
 			c.sendRequest(q, m, fx)
 		}
 	}
 }
 
-// reader chooses the in-sync member to read from: the one on this node, else in turn.
-func (c *Coordinator) reader(tried members) int {
-	c.rotate++
-	best := -1
-	for i := range c.members {
-		m := (i + c.rotate) % len(c.members)
-		if !c.inSync(m) || tried.has(m) || c.members[m].promised != c.rec.Epoch {
-			continue
-		}
-		if c.rec.Members[m].Node == c.opts.Node {
-			return m
-		}
-		best = m
-	}
-	return best
-}
-
-func (c *Coordinator) readFrom(q *Request, m int, fx *Effects) {
-	if m < 0 {
-		q.need, q.done = 0, true
-		if q.Err == nil {
-			q.Err = fault.E("coordinator.Read", fault.Corrupt, c.rec.Volume, fmt.Errorf("no in-sync replica has good data for blocks %v", q.Extent))
-		}
-		return
-	}
-	q.from, q.need = m, 0
-	q.need.add(m)
-	c.sendRequest(q, m, fx)
-}
-
 // answered takes member m's answer to a user's request.
-func (c *Coordinator) answered(now time.Duration, m int, q *Request, msg wire.Message, fx *Effects) {
+func (c *Coordinator) answered(m int, q *Request, msg wire.Message, fx *Effects) {
 	if !q.need.has(m) {
 		return // left behind meanwhile
 	}
@@ -160,14 +160,8 @@ func (c *Coordinator) answered(now time.Duration, m int, q *Request, msg wire.Me
 		q.acked.add(m)
 		c.members[m].mark = a.Mark
 	case *wire.ReadDone:
-		if q.Op == Read && !q.done && q.from == m && len(a.Data) == len(q.Data) && len(a.Sums) == len(q.Sums) {
-			if &q.Data[0] != &a.Data[0] { // a replica in this process may have put it there
-				copy(q.Data, a.Data)
-			}
-			copy(q.Sums, a.Sums)
-			q.acked.add(m)
-			q.done = true
-			c.repair(q, fx)
+		if q.reading() && !q.done && !q.repairing && q.from == m {
+			c.wasRead(m, q, a, fx)
 		}
 	case *wire.Fail:
 		c.refused(m, q, a, fx)
@@ -181,32 +175,22 @@ func (c *Coordinator) answered(now time.Duration, m int, q *Request, msg wire.Me
 // behind.
 func (c *Coordinator) refused(m int, q *Request, a *wire.Fail, fx *Effects) {
 	switch {
-	case q.Op == Read && a.Status == fault.NotFound && q.Generation != 0:
+	case q.reading() && a.Status == fault.NotFound && q.Generation != 0:
 		q.need, q.done = 0, true
 		q.Err = a.Err("coordinator.Read", c.rec.Volume)
-	case q.Op == Read && (a.Status == fault.Corrupt || a.Status == fault.Media):
+	case q.reading() && !q.repairing && (a.Status == fault.Corrupt || a.Status == fault.Media):
+		c.members[m].unreadable++
 		q.tried.add(m)
 		c.readFrom(q, c.reader(q.tried), fx)
 	case q.changes() && a.Status == fault.NoSpace:
 		q.tried.add(m)
 		q.Err = fault.E("coordinator.Write", fault.NoSpace, c.rec.Volume, fmt.Errorf("replica %v: %s", c.rec.Members[m].Replica, a.Text))
+	case q.Op == Flush && a.Status == fault.Media && c.others(m) == 0:
+		q.need.drop(m) // the only copy lost something: nobody can make up for it
+		q.Err = a.Err("coordinator.Flush", c.rec.Volume)
+		c.blame(m, failureOf(a))
 	default:
 		c.blame(m, failureOf(a))
-	}
-}
-
-// repair writes what was read to the copies that could not give it.
-func (c *Coordinator) repair(q *Request, fx *Effects) {
-	if q.tried == 0 || q.Generation != 0 {
-		return // a snapshot can't be written to
-	}
-	q.need, q.acked = q.tried, 0
-	q.write = wire.Write{Epoch: c.rec.Epoch, Extent: q.Extent, Sums: q.Sums, Data: q.Data}
-	for m := range c.members {
-		if q.tried.has(m) {
-			c.stats.Repaired++
-			c.send(m, q.slot, &q.write, fx)
-		}
 	}
 }
 
@@ -218,6 +202,7 @@ func (c *Coordinator) finishActive(now time.Duration, fx *Effects) {
 	kept := c.active[:0]
 	for _, q := range c.active {
 		if !c.finished(now, q, fx) {
+			q.at = len(kept)
 			kept = append(kept, q)
 		}
 	}
@@ -225,12 +210,40 @@ func (c *Coordinator) finishActive(now time.Duration, fx *Effects) {
 	c.active = kept
 }
 
+// finishOne completes q, if it is done, and reports whether that is all that its answer
+// changes.
+func (c *Coordinator) finishOne(now time.Duration, q *Request, fx *Effects) bool {
+	if c.urgent || q.copy != nil || q.tried != 0 || !c.settled() {
+		return false
+	}
+	if !c.finished(now, q, fx) {
+		return true
+	}
+	last := len(c.active) - 1
+	c.active[q.at] = c.active[last]
+	c.active[q.at].at = q.at
+	c.active[last] = nil
+	c.active = c.active[:last]
+	return len(c.queue) == 0 && c.hold == nil && len(c.changes) == 0 && c.leave.stage == staying && c.syncs() == 0
+}
+
+func (c *Coordinator) syncs() (n int) {
+	for _, x := range c.members {
+		if x.sync != nil {
+			n++
+		}
+	}
+	return n
+}
+
 // finished completes q if it is done, and reports whether it did.
 func (c *Coordinator) finished(now time.Duration, q *Request, fx *Effects) bool {
-	if q.copy != nil {
+	switch {
+	case q.copy != nil:
 		return q.copy.over && c.finishCopy(now, q, fx)
-	}
-	if q.changes() && q.tried != 0 && (q.acked|q.tried)&q.need == q.need {
+	case q.reading() && !c.finishRead(now, q, fx):
+		return false
+	case q.changes() && q.tried != 0 && (q.acked|q.tried)&q.need == q.need:
 		if q.acked&q.need != 0 {
 			for m := range c.members { // some have it: those without fall behind
 				if q.tried.has(m) {
@@ -243,17 +256,11 @@ func (c *Coordinator) finished(now time.Duration, q *Request, fx *Effects) bool 
 		c.gate.add(q.Extent) // refused everywhere, perhaps in part: to be made equal
 		q.need = 0
 	}
-	if q.Op == Read && !q.done && q.need == 0 {
-		c.readFrom(q, c.reader(q.tried), fx) // who was asked was left behind meanwhile
-	}
 	if q.Op == Flush && q.acked != 0 && fault.Planted("complete before every flush is") {
 		q.need = q.acked
 	}
-	if q.acked&q.need != q.need || q.Op == Read && !q.done {
+	if q.acked&q.need != q.need {
 		return false
-	}
-	if q.Op == Read && !c.ready(now) {
-		return false // somebody else may have written since
 	}
 	if q.Op == Flush && q.Err == nil {
 		if c.lost != nil {
@@ -295,4 +302,10 @@ const askedMax = 64
 
 func (c *Coordinator) activeBefore(seq uint64) bool {
 	return slices.ContainsFunc(c.active, func(q *Request) bool { return q.changes() && q.copy == nil && c.slots[q.slot].seq <= seq })
+}
+
+// whole reports whether e is within the volume.
+func (c *Coordinator) whole(e block.Extent) bool {
+	blocks := block.Index(c.rec.Size / block.Size)
+	return !e.Empty() && e.Start < blocks && e.Count <= uint64(blocks-e.Start)
 }

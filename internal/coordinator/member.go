@@ -38,12 +38,19 @@ type member struct {
 	sealing     bool
 	old         bool // it counts, and must not: its data is older than the record
 	oldSince    block.Epoch
-	leaving     bool  // its process is about to end on purpose
-	syncFailed  error // why the last catching up did not come to its end
+	unreadable  int           // reads that it could not serve, for health
+	slow        time.Duration // since when it is slow; 0 it is not
+	parole      time.Duration // when it may catch up again after it was slow
+	counted     time.Duration // since when it counts, if it began to under this coordinator
+	offences    int           // how often it was left behind for that
+	cause       error         // why it was left behind last
+	leaving     bool          // its process is about to end on purpose
+	syncFailed  error         // why the last catching up did not come to its end
 
-	asks int // questions that are not answered
-	sync *syncing
-	mark uint64 // of its last flush, for Clean
+	asks  int           // questions that are not answered
+	asked time.Duration // when the first of them was asked
+	sync  *syncing
+	mark  uint64 // of its last flush, for Clean
 }
 
 func (c *Coordinator) inSync(m int) bool { return c.rec.Members[m].State == spec.InSync }
@@ -60,6 +67,7 @@ func (c *Coordinator) linked(now time.Duration, m int, fx *Effects) {
 		return
 	}
 	x.linking, x.linked, x.opened, x.promised, x.asking, x.renewing, x.heard = false, true, nil, 0, false, false, now
+	x.leaving = false
 	c.ask(m, &wire.Open{Volume: c.rec.Volume, Replica: c.rec.Members[m].Replica}, fx,
 		func(now time.Duration, m int, msg wire.Message, fx *Effects) { c.openedUp(now, m, msg) })
 }
@@ -100,6 +108,7 @@ func (c *Coordinator) openedUp(now time.Duration, m int, msg wire.Message) {
 	copied.Snapshots = slices.Clone(o.Snapshots)
 	x.opened = &copied
 	x.size, x.refusedSize = o.Size, nil
+	x.leaving = o.State == wire.Leaving
 	line := lineage.Line{Snapshots: c.generations()}
 	x.trim = len(lineage.Surplus(line, lineage.Line{Snapshots: copied.Snapshots})) > 0
 }
@@ -155,6 +164,7 @@ func (c *Coordinator) forget(now time.Duration, m int, fx *Effects) {
 
 // blame notes that a member can't go on.
 func (c *Coordinator) blame(m int, err error) {
+	c.urgent = true
 	if c.members[m].bad == nil {
 		c.members[m].bad = err
 	}
@@ -270,11 +280,12 @@ func (c *Coordinator) tick(now time.Duration, fx *Effects) {
 	}
 	for m := range c.members {
 		x := c.members[m]
+		c.watchSpeed(now, m)
 		if x.linked && x.promised != 0 && !x.renewing && x.promised == c.rec.Epoch && x.lease-now < c.opts.Lease*2/3 {
 			c.renew(now, m, fx)
 		}
-		if c.inSync(m) && x.linked && c.others(m) > 0 && now-x.heard > c.opts.ReplicaTimeout && (x.renewing || x.asking || x.asks > 0) {
-			c.blame(m, fault.E("coordinator", fault.Timeout, c.rec.Volume, fmt.Errorf("replica %v has been silent for %v", c.rec.Members[m].Replica, now-x.heard)))
+		if silent := now - max(x.heard, x.asked); c.inSync(m) && x.linked && x.asks > 0 && silent > c.opts.ReplicaTimeout && c.others(m) > 0 {
+			c.blame(m, fault.E("coordinator", fault.Timeout, c.rec.Volume, fmt.Errorf("replica %v has been silent for %v", c.rec.Members[m].Replica, silent)))
 		}
 		if c.inSync(m) && !x.linked && c.phase == gathering && now-c.since > c.opts.ReplicaTimeout {
 			c.blame(m, fault.E("coordinator", fault.Unavailable, c.rec.Volume, fmt.Errorf("replica %v can't be reached", c.rec.Members[m].Replica)))

@@ -16,6 +16,7 @@ func (c *Coordinator) goOn(now time.Duration, fx *Effects) {
 	if c.phase == stopped {
 		return
 	}
+	c.urgent = false
 	c.goOnChange(now, fx)
 	c.changeRecord(fx)
 	if c.phase == claiming {
@@ -45,7 +46,7 @@ func (c *Coordinator) converse(now time.Duration, m int, fx *Effects) {
 	case !x.linked && !x.linking && !x.closing:
 		x.linking = true
 		fx.Link = append(fx.Link, m)
-	case x.linked && x.opened != nil && x.bad == nil && !x.asking && x.promised != c.rec.Epoch:
+	case x.linked && x.opened != nil && x.bad == nil && !x.asking && x.promised != c.rec.Epoch && (c.inSync(m) || !x.leaving):
 		c.promise(now, m, fx)
 	case x.promised == c.rec.Epoch:
 		c.fit(m, fx)
@@ -120,7 +121,7 @@ const sinceNow block.Epoch = 1<<64 - 1
 func (c *Coordinator) changeState(m int, edit func() *spec.Record) bool {
 	x := c.members[m]
 	switch {
-	case x.bad != nil && c.inSync(m) && c.canSpare(m):
+	case (x.bad != nil || x.leaving) && c.inSync(m) && c.canSpare(m):
 		next := edit()
 		next.Members[m].State, next.Members[m].Since = spec.Outdated, sinceNow
 		if x.old {
@@ -157,7 +158,7 @@ func (c *Coordinator) mayPromote(m int) bool {
 // in sync. The last one never is: the volume waits for it.
 func (c *Coordinator) canSpare(m int) bool {
 	for i, x := range c.members {
-		if i != m && c.inSync(i) && x.bad == nil && x.linked && x.opened != nil {
+		if i != m && c.inSync(i) && x.bad == nil && !x.leaving && x.linked && x.opened != nil {
 			return true
 		}
 	}
@@ -213,9 +214,11 @@ func (c *Coordinator) recorded(now time.Duration, ev Recorded, fx *Effects) {
 		return
 	}
 	was := c.proposed
+	c.unknown = false
 	ours := ev.Record.Owner == was.Owner && ev.Record.Incarnation == was.Incarnation
 	switch {
 	case ev.Err != nil:
+		c.unknown = true
 		out := public(*was) // nobody knows: ask again until somebody does
 		fx.Propose = &out
 		return
@@ -295,9 +298,14 @@ func (c *Coordinator) adoptMember(now time.Duration, m int, was spec.ReplicaStat
 	case is == spec.InSync:
 		if was == spec.Outdated && x.sync != nil {
 			c.stats.Resynced++
+			x.counted = now
 		}
 		x.sync = nil
 	default:
+		if was == spec.InSync {
+			x.cause = x.bad
+			c.leftBehind(now, x)
+		}
 		x.bad, x.old = nil, false
 		c.abandonSync(m)
 		c.unlink(now, m, fx) // it begins anew on a new connection, if at all

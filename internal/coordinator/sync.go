@@ -39,6 +39,7 @@ type syncing struct {
 	failed  error
 	total   int // regions of what is being filled
 	moved   int64
+	began   time.Duration
 }
 
 type syncStage uint8
@@ -150,7 +151,7 @@ func (c *Coordinator) splitSyncs(g block.Generation) {
 // catchUp takes the next steps with member m, if it is one that catches up.
 func (c *Coordinator) catchUp(now time.Duration, m int, fx *Effects) {
 	x := c.members[m]
-	if c.rec.Members[m].State != spec.Outdated || x.bad != nil || x.opened == nil || now < x.retry || c.leave.stage != staying || !c.fit(m, fx) {
+	if c.rec.Members[m].State != spec.Outdated || x.bad != nil || x.opened == nil || now < x.retry || now < x.parole || c.leave.stage != staying || !c.fit(m, fx) {
 		return
 	}
 	s := x.sync
@@ -159,7 +160,7 @@ func (c *Coordinator) catchUp(now time.Duration, m int, fx *Effects) {
 		if source < 0 || c.limits.PauseResync || x.leaving {
 			return
 		}
-		s = &syncing{source: source}
+		s = &syncing{source: source, began: now}
 		x.sync = s
 		c.nextGen(m, s, fx)
 	}

@@ -52,7 +52,9 @@ type Replica struct {
 
 	pending  *promise // waits for the drain, then for the store
 	inflight int      // operations in the store
-	failed   error    // the store lost something
+	fx       Effects
+	failed   error // the store lost something
+	leaving  bool  // the process is about to end
 }
 
 // promise is a Promise that was admitted and is not answered yet.
@@ -76,6 +78,11 @@ func (r *Replica) Quarantine(until time.Duration) { r.quarantine = until }
 
 // Self returns what the replica is now.
 func (r *Replica) Self() Self { return r.self }
+
+// Relied reports whether an owner still relies on the replica. A process that ends on
+// purpose waits until it is not so, for a moment: the last replica of a volume is relied
+// on for as long as there is no other.
+func (r *Replica) Relied() bool { return r.owner != 0 }
 
 // Event is something that happened to a replica.
 type Event interface{ event() }
@@ -104,10 +111,15 @@ type PromiseStored struct{ Err error }
 // Closed tells that a session has ended.
 type Closed struct{ Session Session }
 
+// Leave tells that the process is about to end on purpose. The owner is told, so that it
+// goes on without this replica at once instead of waiting for it; see Relied.
+type Leave struct{ Why string }
+
 func (Received) event()      {}
 func (Stored) event()        {}
 func (PromiseStored) event() {}
 func (Closed) event()        {}
+func (Leave) event()         {}
 
 // Effects are what the world must now do, in this order: first Store and Promise, then
 // Send. They are valid until the next Step.
@@ -133,21 +145,49 @@ type Send struct {
 
 // Step takes one event and returns what the world must now do.
 func (r *Replica) Step(now time.Duration, ev Event) Effects {
-	var fx Effects
+	fx := r.begin()
 	switch ev := ev.(type) {
 	case Received:
-		r.received(now, ev, &fx)
+		r.received(now, ev, fx)
 	case Stored:
-		r.stored(now, ev, &fx)
+		r.stored(now, ev, fx)
 	case PromiseStored:
-		r.promiseStored(now, ev, &fx)
+		r.promiseStored(now, ev, fx)
+	case Leave:
+		r.leaving = true
+		if r.owner != 0 {
+			r.send(fx, r.owner, 0, &wire.Leave{Text: wire.Clip(ev.Why)})
+		}
 	case Closed:
 		if r.owner == ev.Session {
 			r.owner = 0 // the lease runs on: the owner may still read
 		}
 	default:
-		panic(fault.Bug("replica: unknown event %T", ev))
+		panic(fault.Bug("replica: unknown event"))
 	}
+	return *fx
+}
+
+// Receive is Step for a Received, and Finish for a Stored, without the allocation that
+// makes an Event of one.
+func (r *Replica) Receive(now time.Duration, ev Received) Effects {
+	fx := r.begin()
+	r.received(now, ev, fx)
+	return *fx
+}
+
+// Finish is Step for a Stored; see Receive.
+func (r *Replica) Finish(now time.Duration, ev Stored) Effects {
+	fx := r.begin()
+	r.stored(now, ev, fx)
+	return *fx
+}
+
+func (r *Replica) begin() *Effects {
+	fx := &r.fx
+	clear(fx.Store)
+	clear(fx.Send)
+	*fx = Effects{Store: fx.Store[:0], Send: fx.Send[:0]}
 	return fx
 }
 
@@ -189,8 +229,11 @@ func (r *Replica) received(now time.Duration, ev Received, fx *Effects) {
 
 func (r *Replica) opened() *wire.Opened {
 	state := wire.Serving
-	if r.failed != nil {
+	switch {
+	case r.failed != nil:
 		state = wire.Failed
+	case r.leaving:
+		state = wire.Leaving
 	}
 	return &wire.Opened{Size: r.self.Size, Generation: r.self.Generation, Promised: r.self.Promised,
 		Incarnation: r.self.Incarnation, Boot: r.self.Boot, State: state, Snapshots: r.self.Snapshots}

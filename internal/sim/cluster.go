@@ -165,11 +165,18 @@ func (c *cluster) chaos() {
 		return
 	}
 	n := c.nodes[c.rand.IntN(len(c.nodes))]
-	kind := c.rand.IntN(17)
+	kind := c.rand.IntN(18)
 	if c.favourite >= 0 && c.chance(70) {
 		kind = c.favourite
 	}
 	switch kind {
+	case 17:
+		if n.up && n.replica != nil {
+			n.leave(func() {
+				n.kill(false)
+				c.after(c.between(time.Millisecond, c.lease), n.start)
+			})
+		}
 	case 0, 1:
 		if n.up {
 			n.kill(c.power && c.chance(60))

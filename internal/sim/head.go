@@ -39,7 +39,7 @@ func (c *cluster) attach(n *node) *head {
 	h := &head{c: c, name: fmt.Sprintf("head %d", len(c.heads)), node: n, life: n.life, left: -1, orders: make(map[*coordinator.Change]func(error)), busy: make([]bool, len(c.model.blocks))}
 	c.nextInc++
 	h.incarnation = c.nextInc
-	h.coord = coordinator.New(c.record, coordinator.Options{Node: n.id, Incarnation: c.nextInc, Lease: c.lease, ReplicaTimeout: c.patience, CleanEvery: c.cleanEvery})
+	h.coord = coordinator.New(c.record, coordinator.Options{Node: n.id, Incarnation: c.nextInc, Lease: c.lease, ReplicaTimeout: c.patience, CleanEvery: c.cleanEvery, SlowAfter: c.lease / 4, SlowFor: c.lease / 2})
 	c.heads = append(c.heads, h)
 	c.log("%s attaches on node %d", h.name, n.i)
 	h.tick()

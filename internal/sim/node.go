@@ -2,6 +2,7 @@ package sim
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/holdfast-io/holdfast/internal/block"
@@ -130,6 +131,26 @@ func (n *node) giveUp() {
 	}
 }
 
+// leave ends the process on purpose: once nobody relies on the replica any more, or after
+// a while.
+func (n *node) leave(end func()) {
+	n.c.log("node %d is about to leave", n.i)
+	life := n.life
+	n.perform(n.replica.Step(n.now(), replica.Leave{Why: "restart"}))
+	until := n.c.now + n.c.lease
+	var look func()
+	look = func() {
+		switch {
+		case !n.up || n.life != life || n.replica == nil:
+		case n.replica.Relied() && n.c.now < until:
+			n.c.after(time.Millisecond, look)
+		default:
+			end()
+		}
+	}
+	look()
+}
+
 // kill ends the process, and with power the machine's memory.
 func (n *node) kill(power bool) {
 	n.c.log("node %d dies, power %v", n.i, power)
@@ -168,6 +189,7 @@ func (n *node) closed(s replica.Session) {
 
 // perform does what the replica wants done.
 func (n *node) perform(fx replica.Effects) {
+	fx.Store, fx.Send = slices.Clone(fx.Store), slices.Clone(fx.Send) // the next step may come from inside
 	for _, op := range fx.Store {
 		n.storeOp(op)
 	}
