@@ -16,6 +16,7 @@ import (
 	"github.com/holdfast-io/holdfast/internal/fault"
 	"github.com/holdfast-io/holdfast/internal/node"
 	"github.com/holdfast-io/holdfast/internal/state/etcd"
+	"github.com/holdfast-io/holdfast/internal/state/etcd/member"
 	"github.com/holdfast-io/holdfast/internal/trust"
 )
 
@@ -47,7 +48,7 @@ func (c *Config) openStore(w *trust.Wallet) (*etcd.Store, error) {
 	if c.external() {
 		return c.openExternal()
 	}
-	return etcd.Open(etcd.Options{Endpoints: c.endpoints(), Prefer: true, TLS: w.Client(), Follow: true,
+	return etcd.Open(etcd.Options{Endpoints: c.endpoints(), Prefer: c.clientURL(), TLS: w.Client(), Follow: true,
 		Remember: func(urls []string) {
 			_ = replace(c.endpointsFile(), []byte(strings.Join(urls, "\n")+"\n")) // those of before may do
 		}})
@@ -58,11 +59,9 @@ func (c *Config) openStore(w *trust.Wallet) (*etcd.Store, error) {
 func (c *Config) endpoints() []string {
 	raw, _ := os.ReadFile(c.endpointsFile()) // none: its own may be there
 	urls := strings.Fields(string(raw))
-	if i := slices.Index(urls, c.clientURL()); i > 0 {
-		urls[0], urls[i] = urls[i], urls[0]
-	}
-	if len(urls) == 0 {
-		urls = []string{c.clientURL()}
+	if own := c.clientURL(); len(urls) == 0 || slices.Contains(urls, own) || member.Exists(c.etcdDir()) {
+		urls = slices.DeleteFunc(urls, func(u string) bool { return u == own })
+		urls = append([]string{own}, urls...)
 	}
 	return urls
 }

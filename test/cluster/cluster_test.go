@@ -5,7 +5,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	v1 "github.com/holdfast-io/holdfast/api/holdfast/v1"
 	"github.com/holdfast-io/holdfast/internal/fault"
@@ -17,11 +20,26 @@ import (
 // of its metadata store for good, and all of that store.
 func TestAClusterLivesThroughTheLossOfItsParts(t *testing.T) {
 	c := newCluster(t, 4)
-	c.grows()
-	c.losesControl()
-	c.losesTheWatcher()
-	c.losesAMember()
-	c.losesItsStore()
+	for _, part := range []struct {
+		name string
+		test func()
+	}{
+		{"It grows", c.grows},
+		{"Control is killed", c.losesControl},
+		{"Control freezes", c.freezes},
+		{"The watcher is killed", c.losesTheWatcher},
+		{"A member is lost", c.losesAMember},
+		{"The store is lost", c.losesItsStore},
+	} {
+		ok := t.Run(part.name, func(t *testing.T) {
+			defer func(outer *testing.T) { c.T = outer }(c.T)
+			c.T = t
+			part.test()
+		})
+		if !ok {
+			return
+		}
+	}
 }
 
 // grows makes the cluster, with a token that is good for one node, and one for all.
@@ -66,6 +84,40 @@ func (c *cluster) losesControl() {
 			c.Fatalf("the death of control on %s touched others", n.name)
 		}
 		other.voters(c.nodes[:3]...)
+	}
+}
+
+// freezes stops the control process whose etcd leads, as a machine that hangs would. The
+// connections to it stay open.
+func (c *cluster) freezes() {
+	var frozen *node
+	for _, m := range c.members(c.nodes[3]) {
+		for _, n := range c.nodes {
+			if m.Role == "leader" && strings.Contains(m.Address, n.address+":") {
+				frozen = n
+			}
+		}
+	}
+	if frozen == nil {
+		c.Fatal("no member leads")
+	}
+	pid := frozen.pid("control")
+	if err := unix.Kill(pid, unix.SIGSTOP); err != nil {
+		c.Fatal(err)
+	}
+	defer unix.Kill(pid, unix.SIGCONT)
+	for _, n := range c.nodes {
+		if n == frozen {
+			continue
+		}
+		c.await("the others to go on", func() error {
+			_, err := n.cluster().UpdateSettings(c.Context(), &v1.UpdateSettingsRequest{Paths: []string{"events_max"}})
+			return err
+		})
+		s, err := n.cluster().GetStatus(c.Context(), &v1.GetStatusRequest{})
+		if err != nil || s.GetNodes().GetUp() != 4 {
+			c.Errorf("%d nodes are up, %v: their data processes are well", s.GetNodes().GetUp(), err)
+		}
 	}
 }
 

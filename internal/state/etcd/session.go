@@ -54,7 +54,7 @@ func (s *Store) use(ctx context.Context) (*session, error) {
 		s.failures++
 		return nil, err
 	}
-	s.current = &session{client: client, over: make(chan struct{})}
+	s.current = &session{client: client, endpoint: s.endpoints[s.at], over: make(chan struct{})}
 	go s.attend(s.current)
 	return s.current, nil
 }
@@ -81,9 +81,14 @@ func (s *Store) leave(x *session) {
 	if s.current != x {
 		return
 	}
-	s.current = nil
+	s.drop(x)
 	s.at = (s.at + 1) % len(s.endpoints)
 	s.failures++
+}
+
+// drop ends the use of a member.
+func (s *Store) drop(x *session) {
+	s.current = nil
 	close(x.over)
 	time.AfterFunc(graceAfter, func() { _ = x.client.Close() }) // nothing is lost with it
 }

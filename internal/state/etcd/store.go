@@ -31,10 +31,10 @@ import (
 
 // Options say how etcd is reached.
 type Options struct {
-	// Endpoints are URLs of members. They are tried in this order if Prefer is set, else in
-	// any.
+	// Endpoints are URLs of members, to be tried in any order, but Prefer first if it is one
+	// of them.
 	Endpoints []string
-	Prefer    bool
+	Prefer    string
 	// TLS is for https endpoints.
 	TLS *tls.Config
 	// Username and Password are for an etcd with users.
@@ -75,8 +75,9 @@ type Store struct {
 
 // session is the use of one member.
 type session struct {
-	client *clientv3.Client
-	over   chan struct{} // closed when it is not used any more
+	client   *clientv3.Client
+	endpoint string
+	over     chan struct{} // closed when it is not used any more
 
 	mu     sync.Mutex
 	proven time.Time // when it answered last
@@ -89,9 +90,7 @@ func Open(o Options) (*Store, error) {
 	}
 	s := &Store{o: o, endpoints: slices.Clone(o.Endpoints), other: make(chan struct{})}
 	s.ctx, s.stop = context.WithCancel(context.Background())
-	if !o.Prefer {
-		rand.Shuffle(len(s.endpoints), func(i, j int) { s.endpoints[i], s.endpoints[j] = s.endpoints[j], s.endpoints[i] })
-	}
+	s.order()
 	if o.Follow {
 		go s.follow()
 	}
@@ -247,23 +246,38 @@ func (s *Store) Lead(ctx context.Context, name, who string) (state.Leadership, e
 	return state.Campaign(ctx, s, name, who)
 }
 
-// follow keeps the endpoints as the members are.
+// follow keeps the endpoints as the members are: it looks at once, whenever the steward of
+// the members says that they changed, and now and then.
 func (s *Store) follow() {
-	for {
-		select {
-		case <-time.After(followIn/2 + rand.N(followIn)):
-		case <-s.ctx.Done():
-			return
-		}
-		var r *clientv3.MemberListResponse
-		err := s.read(s.ctx, "etcd.follow", func(ctx context.Context, c *clientv3.Client) (err error) {
-			r, err = c.MemberList(ctx)
-			return err
-		})
+	for s.ctx.Err() == nil {
+		_, at, err := s.List(s.ctx, state.MembersKey)
 		if err == nil {
-			s.setEndpoints(clientURLs(r.Members))
+			err = s.lookAround()
 		}
+		if err != nil {
+			select {
+			case <-time.After(againMost):
+			case <-s.ctx.Done():
+			}
+			continue
+		}
+		ctx, cancel := context.WithTimeout(s.ctx, followIn/2+rand.N(followIn))
+		<-s.Watch(ctx, state.MembersKey, at)
+		cancel()
 	}
+}
+
+// lookAround takes over who the members are.
+func (s *Store) lookAround() error {
+	var r *clientv3.MemberListResponse
+	err := s.read(s.ctx, "etcd.follow", func(ctx context.Context, c *clientv3.Client) (err error) {
+		r, err = c.MemberList(ctx)
+		return err
+	})
+	if err == nil {
+		s.setEndpoints(clientURLs(r.Members))
+	}
+	return err
 }
 
 // clientURLs returns how the members that vote are reached.
@@ -277,20 +291,26 @@ func clientURLs(members []*pb.Member) (urls []string) {
 	return urls
 }
 
-// setEndpoints changes which members there are to turn to; that a preferred one remains the
-// first is kept.
+// order puts the endpoints into the order in which they are tried.
+func (s *Store) order() {
+	rand.Shuffle(len(s.endpoints), func(i, j int) { s.endpoints[i], s.endpoints[j] = s.endpoints[j], s.endpoints[i] })
+	if i := slices.Index(s.endpoints, s.o.Prefer); i > 0 {
+		s.endpoints[0], s.endpoints[i] = s.endpoints[i], s.endpoints[0]
+	}
+	s.at = 0
+}
+
+// setEndpoints changes which members there are to turn to.
 func (s *Store) setEndpoints(urls []string) {
 	s.mu.Lock()
-	if s.o.Prefer {
-		first := s.o.Endpoints[0]
-		if i := slices.Index(urls, first); i > 0 {
-			urls[0], urls[i] = urls[i], urls[0]
-		}
-	}
 	was := slices.Sorted(slices.Values(s.endpoints))
 	same := len(urls) == 0 || slices.Equal(was, slices.Sorted(slices.Values(urls)))
 	if !same {
-		s.endpoints, s.at = slices.Clone(urls), 0
+		s.endpoints = slices.Clone(urls)
+		s.order()
+		if s.current != nil && s.endpoints[0] == s.o.Prefer && s.current.endpoint != s.o.Prefer {
+			s.drop(s.current)
+		}
 	}
 	s.mu.Unlock()
 	if !same && s.o.Remember != nil {

@@ -57,8 +57,9 @@ func commit(t *testing.T, s state.Store, ops ...state.Op) state.Revision {
 // was opened while there was none.
 func TestAWatchOutlivesTheServer(t *testing.T) {
 	server := etcdtest.Start(t)
-	o := etcd.Options{Endpoints: []string{"http://" + etcdtest.Address() + ":2379", server.Options.ClientURL}, Prefer: true}
-	s := open(t, o) // whose first endpoint is nobody
+	nobody := "http://" + etcdtest.Address() + ":2379"
+	o := etcd.Options{Endpoints: []string{server.Options.ClientURL, nobody}, Prefer: nobody}
+	s := open(t, o)
 	w := s.Watch(t.Context(), "/", commit(t, s, state.Put("/a", []byte("1"))))
 	lease, err := s.Lease(t.Context(), time.Minute)
 	if err != nil {
