@@ -26,11 +26,11 @@ func (f *format) String() string {
 // Set takes a format by name.
 func (f *format) Set(name string) error {
 	switch name {
-	case "table", "json", "yaml":
+	case "table", "wide", "json", "yaml":
 		*f = format(name)
 		return nil
 	}
-	return fmt.Errorf("want table, json or yaml")
+	return fmt.Errorf("want table, wide, json or yaml")
 }
 
 // Type names what the flag takes, for help.

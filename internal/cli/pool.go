@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	v1 "github.com/holdfast-io/holdfast/api/holdfast/v1"
 	"github.com/holdfast-io/holdfast/internal/block"
 	"github.com/holdfast-io/holdfast/internal/fault"
 	"github.com/holdfast-io/holdfast/internal/pool"
@@ -14,7 +15,7 @@ import (
 // poolsDir is where pools are looked for when nobody says where.
 const poolsDir = "/var/lib/holdfast/pools"
 
-func newPoolCommand(out *output) *cobra.Command {
+func newPoolCommand(out *output, r *remote) *cobra.Command {
 	cmd := group(&cobra.Command{
 		Use:   "pool",
 		Short: "Make and look after pools: the places on this machine where replicas live",
@@ -22,10 +23,13 @@ func newPoolCommand(out *output) *cobra.Command {
 It is that directory itself, or an XFS filesystem mounted below it, in an image
 file or on a block device.
 
-Most of these commands need root.`,
+Commands that take a PATH work on this machine, with or without a cluster, and
+most of them need root. Commands that take a POOL work on the pools that the
+cluster knows, by name or id.`,
 	})
-	cmd.AddCommand(newPoolCreate(out), newPoolShow(out), newPoolList(out), newPoolCheck(out), newPoolSet(out),
+	cmd.AddCommand(newPoolCreate(out), newPoolShow(out), newPoolList(out, r), newPoolCheck(out), newPoolSet(out),
 		newPoolRemount(out), newPoolUnmount(out), newPoolWipe(out))
+	cmd.AddCommand(poolVerbs(r)...)
 	return cmd
 }
 
@@ -43,39 +47,58 @@ open.`,
 	}
 }
 
-func newPoolList(out *output) *cobra.Command {
-	return &cobra.Command{
+func newPoolList(out *output, r *remote) *cobra.Command {
+	q := &v1.ListPoolsRequest{}
+	var watch bool
+	cmd := &cobra.Command{
 		Use:   "list [DIR]",
-		Short: "List the pools in a directory",
-		Long: `List the pools at DIR and directly below it, with their health. DIR is
+		Short: "List the pools of the cluster, or those in a directory",
+		Long: `List the pools of the cluster. With DIR, and on a machine where no node runs,
+list the pools at DIR and directly below it, with their health. DIR is then
 ` + poolsDir + ` when it is left out.`,
 		Example: `  holdfast pool list
+  holdfast pool list --node n1 -o wide
   holdfast pool list /srv -o yaml`,
 		Args: cobra.MaximumNArgs(1),
-		RunE: func(_ *cobra.Command, args []string) error {
-			dir := poolsDir
-			if len(args) > 0 {
-				dir = args[0]
+		RunE: func(cmd *cobra.Command, args []string) error {
+			asked := watch || q.Node != "" || q.Class != "" || q.Selector != ""
+			if len(args) == 0 && (asked || r.reachable()) {
+				return r.listPools(cmd, q, watch)
 			}
-			reports, err := pool.List(dir)
-			if fault.Is(err, fault.NotFound) && len(args) == 0 {
-				err = nil // nobody has made one yet
-			}
-			if err != nil {
-				return err
-			}
-			views := []poolView{}
-			for _, r := range reports {
-				views = append(views, viewOf(r))
-			}
-			return out.print(views, func(t *table) {
-				t.row("PATH", "KIND", "CLASS", "CAPACITY", "USED", "AVAILABLE", "STATE")
-				for _, v := range views {
-					t.row(v.Path, v.Kind, v.Class, bytesText(v.CapacityBytes), bytesText(v.UsedBytes), bytesText(v.AvailableBytes), v.State)
-				}
-			})
+			return listLocalPools(out, args)
 		},
 	}
+	f := cmd.Flags()
+	f.StringVar(&q.Node, "node", "", "only those of this `node` of the cluster")
+	f.StringVar(&q.Class, "class", "", "only those of this `class`")
+	f.StringVarP(&q.Selector, "selector", "l", "", "only those with these `labels`")
+	watchFlag(cmd, &watch)
+	return cmd
+}
+
+// listLocalPools lists the pools in a directory of this machine.
+func listLocalPools(out *output, args []string) error {
+	dir := poolsDir
+	if len(args) > 0 {
+		dir = args[0]
+	}
+	reports, err := pool.List(dir)
+	if fault.Is(err, fault.NotFound) && len(args) == 0 {
+		err = nil // nobody has made one yet
+	}
+	if err != nil {
+		return err
+	}
+	views := []poolView{}
+	for _, r := range reports {
+		views = append(views, viewOf(r))
+	}
+	return out.print(views, func(t *table) {
+		t.row("PATH", "KIND", "CLASS", "CAPACITY", "USED", "AVAILABLE", "STATE")
+		for _, v := range views {
+			t.row(v.Path, v.Kind, v.Class, bytesText(v.CapacityBytes), bytesText(v.UsedBytes), bytesText(v.AvailableBytes), v.State)
+		}
+	})
 }
 
 func newPoolCheck(out *output) *cobra.Command {

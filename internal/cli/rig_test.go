@@ -8,7 +8,9 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 )
 
 // result is what a command did.
@@ -78,4 +80,67 @@ func poolDir(t *testing.T) string {
 		}
 	})
 	return path
+}
+
+// screen is what a command has printed that still runs.
+type screen struct {
+	t    *testing.T
+	mu   sync.Mutex
+	text strings.Builder
+	more chan struct{}
+}
+
+// Write takes what is printed.
+func (s *screen) Write(b []byte) (int, error) {
+	s.mu.Lock()
+	s.text.Write(b)
+	s.mu.Unlock()
+	select {
+	case s.more <- struct{}{}:
+	default:
+	}
+	return len(b), nil
+}
+
+// has waits until all texts are there.
+func (s *screen) has(texts ...string) {
+	s.t.Helper()
+	end := time.After(time.Minute)
+	for {
+		s.mu.Lock()
+		now, missing := s.text.String(), ""
+		s.mu.Unlock()
+		for _, text := range texts {
+			if !strings.Contains(now, text) {
+				missing = text
+			}
+		}
+		if missing == "" {
+			return
+		}
+		select {
+		case <-s.more:
+		case <-end:
+			s.t.Fatalf("%q is missing in:\n%s", missing, now)
+		}
+	}
+}
+
+// start runs a command on the cluster until it is interrupted, which is no failure.
+func (s *terminal) start(args ...string) (*screen, func()) {
+	s.t.Helper()
+	out := &screen{t: s.t, more: make(chan struct{}, 1)}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan int, 1)
+	go func() {
+		var err strings.Builder
+		done <- Main(ctx, append(args, "--address", s.Socket), Streams{In: strings.NewReader(""), Out: out, Err: &err})
+	}()
+	return out, func() {
+		s.t.Helper()
+		cancel()
+		if status := <-done; status != 0 {
+			s.t.Errorf("interrupted, it exits with %d", status)
+		}
+	}
 }

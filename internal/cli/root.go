@@ -58,24 +58,40 @@ func Main(ctx context.Context, args []string, streams Streams) (status int) {
 // own, with a function that takes the output and returns a *cobra.Command.
 func newRoot(streams Streams) *cobra.Command {
 	out := &output{w: streams.Out}
+	cluster := &remote{out: out}
 	root := group(&cobra.Command{
 		Use:   "holdfast",
 		Short: "Storage for containers on the cluster's own disks",
 		Long: `Holdfast keeps virtual volumes for containers on the cluster's own disks.
 
 A machine becomes a node of a cluster with holdfast node; holdfast up is a
-cluster of one, for a first try.`,
+cluster of one, for a first try.
+
+Most commands talk to the API of a cluster: on a machine that runs a node,
+through its socket, as root and without a token; elsewhere with --address and
+--token. holdfast store, and holdfast pool with paths, work on what lies on
+this machine.`,
 		SilenceErrors: true, // Main prints them
 		SilenceUsage:  true, // a failure is no reason to explain the flags
 	})
 	root.SetIn(streams.In)
 	root.SetOut(streams.Out)
 	root.SetErr(streams.Err)
-	root.PersistentFlags().VarP(&out.format, "output", "o", "how results are printed: table, json or yaml")
+	root.PersistentFlags().VarP(&out.format, "output", "o", "how results are printed: table, wide, json or yaml")
+	cluster.flags(root)
 	root.AddCommand(
+		newStatusCommand(cluster),
+		newClusterCommand(cluster),
+		newNodesCommand(out, cluster),
+		newVolumeCommand(cluster),
+		newSnapshotCommand(cluster),
+		newPolicyCommand(cluster),
+		newOperationCommand(cluster),
+		newEventsCommand(cluster),
+		newTokenCommand(cluster),
+		newDoctorCommand(cluster),
 		newMetadataCommand(out),
-		newNodeCommand(out),
-		newPoolCommand(out),
+		newPoolCommand(out, cluster),
 		newStoreCommand(out),
 		newCSICommand(),
 		newDockerCommand(),
@@ -90,19 +106,22 @@ cluster of one, for a first try.`,
 
 // group makes cmd a command that only holds others: alone it prints its help.
 func group(cmd *cobra.Command) *cobra.Command {
-	cmd.Args = func(cmd *cobra.Command, args []string) error {
-		if len(args) == 0 {
-			return nil
-		}
-		text := fmt.Sprintf("there is no command %q", cmd.CommandPath()+" "+args[0])
-		if similar := cmd.SuggestionsFor(args[0]); len(similar) > 0 {
-			text += "; did you mean " + strings.Join(similar, " or ") + "?"
-		}
-		return errors.New(text)
-	}
+	cmd.Args = onlyCommands
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
 	cmd.SuggestionsMinimumDistance = 2
 	return cmd
+}
+
+// onlyCommands refuses arguments that are no command, and says what was probably meant.
+func onlyCommands(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	text := fmt.Sprintf("there is no command %q", cmd.CommandPath()+" "+args[0])
+	if similar := cmd.SuggestionsFor(args[0]); len(similar) > 0 {
+		text += "; did you mean " + strings.Join(similar, " or ") + "?"
+	}
+	return errors.New(text)
 }
 
 // exactly demands the arguments that are named.

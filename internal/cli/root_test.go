@@ -101,7 +101,7 @@ func TestWrongArgumentsExitWithTwoAndPointToHelp(t *testing.T) {
 		{"pool create a --cluster x", []string{"--cluster", "not an id"}},
 		{"pool wipe a --pool x", []string{"--pool", "not an id"}},
 		{"pool set a", []string{"--reserve or --class"}},
-		{"version -o xml", []string{"table, json or yaml"}},
+		{"version -o xml", []string{"table, wide, json or yaml"}},
 	} {
 		fail(t, 2, append(c.texts, "  cure: see holdfast"), strings.Fields(c.args)...)
 	}

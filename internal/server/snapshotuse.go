@@ -3,6 +3,7 @@ package server
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"time"
 
 	v1 "github.com/holdfast-io/holdfast/api/holdfast/v1"
@@ -41,9 +42,8 @@ func (s *snapshots) grow(tree *v1.SnapshotTree, volume state.Entry[*v1.Volume], 
 	for _, e := range s.view.snapshots.ByIndex(byVolume, volume.ID) {
 		snaps = append(snaps, s.view.snapshot(e))
 	}
-	sortedBy(snaps, func(o *v1.Snapshot) string {
-		taken := cmp.Or(o.Status.Taken, o.GetMeta().GetCreated()) // pointers: the first that is there
-		return taken.AsTime().UTC().Format(time.RFC3339Nano) + o.Meta.Id
+	sortedBy(snaps, func(o *v1.Snapshot) string { // what is not taken yet comes last
+		return fmt.Sprintf("%010d-%s", o.Status.Generation-1, o.GetMeta().GetCreated().AsTime().UTC().Format(time.RFC3339Nano)+o.Meta.Id)
 	})
 	for _, snap := range snaps {
 		tree.Nodes = append(tree.Nodes, &v1.SnapshotTreeNode{Id: snap.Meta.Id, Name: snap.Meta.Name, ParentId: parent, Snapshot: snap})

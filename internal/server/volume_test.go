@@ -92,7 +92,7 @@ func TestSameCreateTwiceIsOneVolume(t *testing.T) {
 		{func(r *v1.CreateVolumeRequest) { r.Spec.Class = "low" }, "class is high, not low"},
 		{func(r *v1.CreateVolumeRequest) { r.Spec.Limits = nil }, "limits.read_iops is 5, not 0"},
 		{func(r *v1.CreateVolumeRequest) { r.Spec.Placement = &v1.Placement{Zones: []string{"a"}} }, "placement.zones is"},
-		{func(r *v1.CreateVolumeRequest) { r.Spec.Filesystem = "none" }, "filesystem is ext4, not "},
+		{func(r *v1.CreateVolumeRequest) { r.Spec.Filesystem = "none" }, "filesystem is ext4, not (none)"},
 		{func(r *v1.CreateVolumeRequest) { r.Labels["a"] = "c" }, `label a is "b", not "c"`},
 	} {
 		r := proto.Clone(r).(*v1.CreateVolumeRequest)

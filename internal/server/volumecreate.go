@@ -276,11 +276,14 @@ func differences(want, have protoreflect.Message, prefix string) (all []string) 
 		case f.Message() != nil && !f.IsList() && !f.IsMap():
 			all = append(all, differences(a.Message(), b.Message(), prefix+string(f.Name())+".")...)
 		case !a.Equal(b):
-			all = append(all, fmt.Sprintf("%s%s is %v, not %v", prefix, f.Name(), b.Interface(), a.Interface()))
+			all = append(all, fmt.Sprintf("%s%s is %v, not %v", prefix, f.Name(), shown(b), shown(a)))
 		}
 	}
 	return all
 }
+
+// shown prints a value for people; an empty one needs a word.
+func shown(v protoreflect.Value) string { return cmp.Or(v.String(), "(none)") }
 
 // usableYet reports whether a volume can be used, and if not, why; an error says that it
 // never will without somebody's doing.

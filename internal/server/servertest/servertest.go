@@ -60,8 +60,8 @@ func Start(t *testing.T, o Options) *Cluster {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	guard := c.found(o.Now)
-	c.Server = server.New(ctx, server.Options{Store: c.Store, Version: "test", Trust: guard, Blocks: o.Blocks, Now: o.Now})
+	trusted := c.found(o.Now)
+	c.Server = server.New(ctx, server.Options{Store: c.Store, Version: "test", Trust: trusted, Blocks: o.Blocks, Now: o.Now})
 	c.Socket = filepath.Join(t.TempDir(), "api.sock")
 	c.serve("unix", c.Socket, c.Server.Local())
 	c.TCP = "http://" + c.serve("tcp", "127.0.0.1:0", c.Server)
@@ -74,7 +74,7 @@ func Start(t *testing.T, o Options) *Cluster {
 }
 
 // found founds the cluster: its name, its authority, its keyring.
-func (c *Cluster) found(now func() time.Time) *server.Guard {
+func (c *Cluster) found(now func() time.Time) *guard {
 	c.T.Helper()
 	id := block.ClusterID{1}
 	authority, err := trust.NewAuthority(id, now())
@@ -87,9 +87,9 @@ func (c *Cluster) found(now func() time.Time) *server.Guard {
 	nobody := func(tls.ConnectionState) (block.NodeID, error) {
 		return block.NodeID{}, fmt.Errorf("there are no certificates on the stage")
 	}
-	guard, err := server.NewGuard(c.Ctx, c.Store, now, nobody)
+	g, err := newGuard(c.Ctx, c.Store, now, nobody)
 	c.Must(err)
-	return guard
+	return g
 }
 
 // serve serves a handler until the test ends, and returns the address.

@@ -23,6 +23,7 @@ type Stage struct {
 
 	mu       sync.Mutex
 	refusals map[string]string // why a volume of that name gets no place
+	still    bool
 }
 
 // id makes an id of a number.
@@ -66,6 +67,13 @@ func (s *Stage) Refuse(name, why string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.refusals[name] = why
+}
+
+// Still ends the play: things stay as they are.
+func (s *Stage) Still() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.still = true
 }
 
 // Outdate has a head leave a volume's replica on a node behind.
@@ -122,6 +130,11 @@ func (s *Stage) act(ctx context.Context) {
 
 // commit writes, unless somebody was faster or the test is over.
 func (s *Stage) commit(ctx context.Context, ops ...state.Op) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.still {
+		return
+	}
 	_, _ = s.c.Store.Commit(ctx, ops...) // looks again anyway
 }
 

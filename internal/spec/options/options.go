@@ -153,12 +153,10 @@ func edits(a, b string) int {
 func Table() string {
 	var b strings.Builder
 	for _, o := range all {
-		head := o.Key + "=" + o.Value
-		help := o.Help
+		fmt.Fprintf(&b, "  %s=%s\n      %s\n", o.Key, o.Value, o.Help)
 		if len(o.Aliases) > 0 {
-			help += " (also " + strings.Join(o.Aliases, ", ") + ")"
+			fmt.Fprintf(&b, "      (also %s)\n", strings.Join(o.Aliases, ", "))
 		}
-		fmt.Fprintf(&b, "  %s\n      %s\n", head, help)
 	}
 	return b.String()
 }

@@ -1,4 +1,4 @@
-package server
+package servertest
 
 import (
 	"context"
@@ -8,14 +8,15 @@ import (
 	v1 "github.com/holdfast-io/holdfast/api/holdfast/v1"
 	"github.com/holdfast-io/holdfast/internal/block"
 	"github.com/holdfast-io/holdfast/internal/fault"
+	"github.com/holdfast-io/holdfast/internal/server"
 	"github.com/holdfast-io/holdfast/internal/state"
 	"github.com/holdfast-io/holdfast/internal/state/statepb"
 	"github.com/holdfast-io/holdfast/internal/trust"
 )
 
-// Guard is the Trust of a cluster: its authority and its keyring, and the tokens that its
+// guard is the Trust of a cluster: its authority and its keyring, and the tokens that its
 // state knows.
-type Guard struct {
+type guard struct {
 	store     state.Store
 	authority *trust.Authority
 	keyring   *trust.Keyring
@@ -24,58 +25,58 @@ type Guard struct {
 	peer      func(tls.ConnectionState) (block.NodeID, error)
 }
 
-// NewGuard reads the authority and the keyring from the state, and knows the tokens until
+// newGuard reads the authority and the keyring from the state, and knows the tokens until
 // ctx ends. peer says which node is at the other end of a connection, as trust.Identity's
 // Peer does.
-func NewGuard(ctx context.Context, s state.Store, now func() time.Time, peer func(tls.ConnectionState) (block.NodeID, error)) (*Guard, error) {
+func newGuard(ctx context.Context, s state.Store, now func() time.Time, peer func(tls.ConnectionState) (block.NodeID, error)) (*guard, error) {
 	authority, err := state.Authority(ctx, s)
 	if err != nil {
-		return nil, fault.Wrap("server.NewGuard", err)
+		return nil, err
 	}
 	keyring, err := state.Keyring(ctx, s)
 	if err != nil {
-		return nil, fault.Wrap("server.NewGuard", err)
+		return nil, err
 	}
-	return &Guard{store: s, authority: authority, keyring: keyring, tokens: state.NewMirror(ctx, s, state.Tokens, nil), now: now, peer: peer}, nil
+	return &guard{store: s, authority: authority, keyring: keyring, tokens: state.NewMirror(ctx, s, state.Tokens, nil), now: now, peer: peer}, nil
 }
 
 var roles = map[v1.Role]string{v1.Role_ROLE_VIEWER: "viewer", v1.Role_ROLE_USER: "user", v1.Role_ROLE_ADMIN: "admin"}
 
 // Bearer believes a token that the keyring signed, that has not ended, and that was not
 // revoked. A token that the state does not know was revoked or never made.
-func (g *Guard) Bearer(ctx context.Context, token string) (Identity, error) {
+func (g *guard) Bearer(ctx context.Context, token string) (server.Identity, error) {
 	claims, err := g.keyring.Verify(token, g.now())
 	if err != nil {
-		return Identity{}, err
+		return server.Identity{}, err
 	}
 	if claims.Cluster != g.authority.Cluster() {
-		return Identity{}, fault.Errorf("server", fault.Denied, "it is of another cluster")
+		return server.Identity{}, fault.Errorf("server", fault.Denied, "it is of another cluster")
 	}
 	e, ok := g.tokens.Get(claims.ID)
 	if !ok {
 		if e, err = state.Tokens.Get(ctx, g.store, claims.ID); err != nil {
-			return Identity{}, fault.Errorf("server", fault.Denied, "this cluster does not know it: %w", err)
+			return server.Identity{}, fault.Errorf("server", fault.Denied, "this cluster does not know it: %w", err)
 		}
 	}
 	if e.Value.GetToken().GetRevoked() {
-		return Identity{}, fault.Errorf("server", fault.Denied, "it was revoked")
+		return server.Identity{}, fault.Errorf("server", fault.Denied, "it was revoked")
 	}
 	for role, name := range roles {
 		if name == claims.Role {
-			return Identity{Role: role, Subject: claims.Subject}, nil
+			return server.Identity{Role: role, Subject: claims.Subject}, nil
 		}
 	}
-	return Identity{}, fault.Errorf("server", fault.Denied, "its role %q is not known", claims.Role)
+	return server.Identity{}, fault.Errorf("server", fault.Denied, "its role %q is not known", claims.Role)
 }
 
 // Node returns the node that is at the other end of a connection.
-func (g *Guard) Node(c tls.ConnectionState) (string, error) {
+func (g *guard) Node(c tls.ConnectionState) (string, error) {
 	id, err := g.peer(c)
 	return id.String(), err
 }
 
 // Spend accepts a join token that exists, is not over, and was not used up.
-func (g *Guard) Spend(ctx context.Context, text string) (state.Op, error) {
+func (g *guard) Spend(ctx context.Context, text string) (state.Op, error) {
 	token, err := trust.ParseJoinToken(text)
 	if err != nil {
 		return state.Op{}, err
@@ -84,7 +85,7 @@ func (g *Guard) Spend(ctx context.Context, text string) (state.Op, error) {
 }
 
 // Certify makes a node's certificate.
-func (g *Guard) Certify(_ context.Context, csr []byte, node string, addresses []string) ([]byte, [][]byte, error) {
+func (g *guard) Certify(_ context.Context, csr []byte, node string, addresses []string) ([]byte, [][]byte, error) {
 	key, err := trust.CheckCSR(csr)
 	if err != nil {
 		return nil, nil, fault.WithField(err, "csr")
@@ -98,7 +99,7 @@ func (g *Guard) Certify(_ context.Context, csr []byte, node string, addresses []
 }
 
 // CreateToken makes a token, whose id it sets.
-func (g *Guard) CreateToken(ctx context.Context, t *v1.Token) (secret string, err error) {
+func (g *guard) CreateToken(ctx context.Context, t *v1.Token) (secret string, err error) {
 	kept := &statepb.Token{Token: t}
 	if t.Kind == v1.TokenKind_TOKEN_KIND_JOIN {
 		j := trust.NewJoinToken(g.authority)
@@ -121,7 +122,7 @@ func (g *Guard) CreateToken(ctx context.Context, t *v1.Token) (secret string, er
 }
 
 // ListTokens lists tokens.
-func (g *Guard) ListTokens(context.Context) (list []*v1.Token, err error) {
+func (g *guard) ListTokens(context.Context) (list []*v1.Token, err error) {
 	for _, e := range g.tokens.List() {
 		list = append(list, e.Value.GetToken())
 	}
@@ -130,8 +131,8 @@ func (g *Guard) ListTokens(context.Context) (list []*v1.Token, err error) {
 
 // RevokeToken makes a token worthless: on this server at once, on others as soon as the
 // state tells them.
-func (g *Guard) RevokeToken(ctx context.Context, id string) (*v1.Token, error) {
-	for range attemptsMax {
+func (g *guard) RevokeToken(ctx context.Context, id string) (*v1.Token, error) {
+	for range 20 {
 		e, err := state.Tokens.Get(ctx, g.store, id)
 		if err != nil {
 			return nil, err
@@ -149,7 +150,7 @@ func (g *Guard) RevokeToken(ctx context.Context, id string) (*v1.Token, error) {
 		}
 		return e.Value.Token, g.tokens.Reach(ctx, at)
 	}
-	return nil, fault.Errorf("server", fault.Busy, "the token was not revoked: %w", errTooBusy)
+	return nil, fault.Errorf("server", fault.Busy, "the token was not revoked")
 }
 
-var _ Trust = (*Guard)(nil)
+var _ server.Trust = (*guard)(nil)

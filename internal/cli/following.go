@@ -1,0 +1,96 @@
+package cli
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"text/tabwriter"
+
+	"connectrpc.com/connect"
+	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+
+	v1 "github.com/holdfast-io/holdfast/api/holdfast/v1"
+	"github.com/holdfast-io/holdfast/internal/fault"
+)
+
+func sortedKeys[T any](m map[string]T) []string { return slices.Sorted(maps.Keys(m)) }
+
+func percent(part, whole int64) string {
+	if whole <= 0 {
+		return ""
+	}
+	return fmt.Sprintf("%d %%", min(100, part*100/whole))
+}
+
+// collect reads all pages of a list.
+func collect[T any](get func(token string) (page []T, next string, err error)) (all []T, err error) {
+	for token := ""; ; {
+		page, next, err := get(token)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, page...)
+		if token = next; token == "" {
+			return all, nil
+		}
+	}
+}
+
+// watchFlag adds --watch.
+func watchFlag(cmd *cobra.Command, watch *bool) {
+	cmd.Flags().BoolVarP(watch, "watch", "w", false, "go on printing what changes, until interrupted")
+}
+
+// follow prints what a watch tells, a row each: what there is, then what changes. In JSON
+// it is an object in a line, in YAML a document each. An object that went is marked.
+func follow[M any, T proto.Message](o *output, stream *connect.ServerStreamForClient[M], read func(*M) (v1.Change, T), columns []column[T]) error {
+	first := true
+	for stream.Receive() {
+		change, item := read(stream.Msg())
+		if change == v1.Change_CHANGE_SYNCED {
+			continue
+		}
+		if err := followed(o, change, item, columns, first); err != nil {
+			return err
+		}
+		first = false
+	}
+	err := stream.Err()
+	if connect.CodeOf(err) == connect.CodeCanceled {
+		return nil // interrupted, as it has to be
+	}
+	return err
+}
+
+// followed prints one thing that a watch told.
+func followed[T proto.Message](o *output, change v1.Change, item T, columns []column[T], first bool) error {
+	var text strings.Builder
+	switch o.format.String() {
+	case "json":
+		raw, err := protojson.Marshal(item)
+		if err != nil {
+			return fault.Wrap("print", err)
+		}
+		fmt.Fprintf(&text, "{\"change\":%q,\"object\":%s}\n", changeText(change), raw)
+	case "yaml":
+		text.WriteString("---\n")
+		if _, err := o.w.Write([]byte(text.String())); err != nil {
+			return fault.Wrap("print", err)
+		}
+		return o.raw(item)
+	default:
+		t := &table{tabwriter.NewWriter(&text, 12, 0, 2, ' ', 0)}
+		marked := append([]column[T]{{head: "CHANGE", cell: func(T) string { return changeText(change) }}}, columns...)
+		rows(t, o.format == "wide", marked, first, item)
+		if err := t.w.Flush(); err != nil {
+			return fault.Wrap("print", err)
+		}
+	}
+	_, err := o.w.Write([]byte(text.String()))
+	return fault.Wrap("print", err)
+}
+
+func changeText(c v1.Change) string { return enumText(c.String(), "CHANGE_") }

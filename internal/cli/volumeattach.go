@@ -1,0 +1,178 @@
+package cli
+
+import (
+	"context"
+
+	"github.com/spf13/cobra"
+
+	"github.com/holdfast-io/holdfast/api/client"
+	v1 "github.com/holdfast-io/holdfast/api/holdfast/v1"
+)
+
+func attachmentColumns(names map[string]string, volume string) []column[*v1.Attachment] {
+	node := func(a *v1.Attachment) string {
+		id := a.GetSpec().GetNodeId()
+		if id == "" {
+			id = a.GetStatus().GetNodeId()
+		}
+		if names[id] != "" {
+			return names[id]
+		}
+		return id
+	}
+	return []column[*v1.Attachment]{
+		{head: "VOLUME", cell: func(a *v1.Attachment) string {
+			if volume != "" {
+				return volume
+			}
+			return a.VolumeId
+		}},
+		{head: "NODE", cell: node},
+		{head: "STATE", cell: func(a *v1.Attachment) string { return enumText(a.GetStatus().GetState().String(), "ATTACHMENT_STATE_") }},
+		{head: "DEVICE", cell: func(a *v1.Attachment) string { return a.GetStatus().GetDevice() }},
+		{head: "MOUNT", cell: func(a *v1.Attachment) string { return a.GetStatus().GetMountPath() }},
+		{head: "FRONTEND", wide: true, cell: func(a *v1.Attachment) string { return a.GetStatus().GetFrontend() }},
+		{head: "BY", wide: true, cell: func(a *v1.Attachment) string { return a.GetSpec().GetBy() }},
+	}
+}
+
+func (r *remote) printAttachment(ctx context.Context, c *client.Client, a *v1.Attachment, volume string) error {
+	return printOne(r.out, a, attachmentColumns(nodeNames(ctx, c), volume), func(t *table) { conditions(t, a.GetStatus().GetConditions()) })
+}
+
+func newVolumeAttach(r *remote) *cobra.Command {
+	q := &v1.AttachRequest{}
+	var w waiting
+	cmd := &cobra.Command{
+		Use:   "attach VOLUME",
+		Short: "Make a volume a device on a node, and mount it",
+		Long: `Make a volume a device on a node: the one that is asked, or the one that --node
+names. With --mount its filesystem is mounted there; the first time it is made.
+
+A volume is attached to one node at a time. With --force it is taken from the
+node that has it, whose users then get I/O errors.`,
+		Example: `  holdfast volume attach db
+  holdfast volume attach db --node n2 --mount /mnt/db
+  holdfast volume attach db --node n3 --force`,
+		Args: exactly("VOLUME"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return r.do(cmd, func(ctx context.Context, c *client.Client) error {
+				q.Volume, q.Wait = args[0], w.proto()
+				a, err := c.Attachments.Attach(ctx, q)
+				if err != nil {
+					return err
+				}
+				return r.printAttachment(ctx, c, a, args[0])
+			})
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&q.Node, "node", "", "the `node`; else the one that is asked")
+	f.StringVar(&q.MountPath, "mount", "", "absolute `path` where its filesystem is mounted")
+	f.StringSliceVar(&q.MountOptions, "mount-option", nil, "`options` of the mount, such as noatime")
+	f.BoolVar(&q.ReadOnly, "read-only", false, "the device can't be written")
+	f.StringVar(&q.Frontend, "frontend", "", "how the kernel sees it: `auto|fuse|ublk|nbd`")
+	f.StringVar(&q.Snapshot, "snapshot", "", "show this `snapshot` of it, read-only, instead")
+	f.BoolVar(&q.Force, "force", false, "take it from the node that has it")
+	w.flags(cmd, "until the device is there")
+	return cmd
+}
+
+func newVolumeDetach(r *remote) *cobra.Command {
+	q := &v1.DetachRequest{}
+	var w waiting
+	cmd := &cobra.Command{
+		Use:   "detach VOLUME",
+		Short: "Take a volume's device, and its mount, away",
+		Long: `Take a volume's device, and its mount, away. One that isn't attached is success.
+With --force a node that doesn't answer is not waited for: its copy of the
+device fails when it comes back.`,
+		Example: `  holdfast volume detach db
+  holdfast volume detach db --node n1 --force`,
+		Args: exactly("VOLUME"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return r.do(cmd, func(ctx context.Context, c *client.Client) error {
+				q.Volume, q.Wait = args[0], w.proto()
+				if _, err := c.Attachments.Detach(ctx, q); err != nil {
+					return err
+				}
+				r.out.say("volume %s is detached", args[0])
+				return nil
+			})
+		},
+	}
+	cmd.Flags().StringVar(&q.Node, "node", "", "only if it is attached to this `node`")
+	cmd.Flags().BoolVar(&q.Force, "force", false, "don't wait for a node that is gone")
+	w.flags(cmd, "until the device is gone")
+	return cmd
+}
+
+func newVolumeMount(r *remote) *cobra.Command {
+	q := &v1.MountRequest{}
+	var w waiting
+	cmd := &cobra.Command{
+		Use:   "mount VOLUME PATH",
+		Short: "Mount the filesystem of an attached volume on its node",
+		Long: `Mount the filesystem of a volume at an absolute path of the node where it is
+attached.`,
+		Example: "  holdfast volume mount db /mnt/db",
+		Args:    exactly("VOLUME", "PATH"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return r.do(cmd, func(ctx context.Context, c *client.Client) error {
+				q.Volume, q.Path, q.Wait = args[0], args[1], w.proto()
+				a, err := c.Attachments.Mount(ctx, q)
+				if err != nil {
+					return err
+				}
+				return r.printAttachment(ctx, c, a, args[0])
+			})
+		},
+	}
+	cmd.Flags().StringSliceVar(&q.Options, "mount-option", nil, "`options` of the mount, such as noatime")
+	w.flags(cmd, "until it is mounted")
+	return cmd
+}
+
+func newVolumeUnmount(r *remote) *cobra.Command {
+	var w waiting
+	cmd := &cobra.Command{
+		Use:     "unmount VOLUME",
+		Aliases: []string{"umount"},
+		Short:   "Unmount a volume's filesystem, and leave its device",
+		Long: `Unmount the filesystem of a volume on the node where it is attached. The device
+stays.`,
+		Example: "  holdfast volume unmount db",
+		Args:    exactly("VOLUME"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return r.do(cmd, func(ctx context.Context, c *client.Client) error {
+				a, err := c.Attachments.Unmount(ctx, &v1.UnmountRequest{Volume: args[0], Wait: w.proto()})
+				if err != nil {
+					return err
+				}
+				return r.printAttachment(ctx, c, a, args[0])
+			})
+		},
+	}
+	w.flags(cmd, "until it is unmounted")
+	return cmd
+}
+
+func newVolumeAbort(r *remote) *cobra.Command {
+	return &cobra.Command{
+		Use:   "abort VOLUME",
+		Short: "Let I/O that hangs fail now",
+		Long: `Let I/O on a volume's device that waits fail now, and all that comes. Who uses
+the device gets I/O errors. It is of no use afterwards: detach it.`,
+		Example: "  holdfast volume abort db",
+		Args:    exactly("VOLUME"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return r.do(cmd, func(ctx context.Context, c *client.Client) error {
+				a, err := c.Attachments.Abort(ctx, &v1.AbortRequest{Volume: args[0]})
+				if err != nil {
+					return err
+				}
+				return r.printAttachment(ctx, c, a, args[0])
+			})
+		},
+	}
+}
