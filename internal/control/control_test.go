@@ -1,14 +1,19 @@
 package control
 
 import (
+	"fmt"
 	"slices"
 	"testing"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	v1 "github.com/holdfast-io/holdfast/api/holdfast/v1"
+	"github.com/holdfast-io/holdfast/internal/state"
 	"github.com/holdfast-io/holdfast/internal/state/memory"
+	"github.com/holdfast-io/holdfast/internal/state/statepb"
 	"github.com/holdfast-io/holdfast/internal/state/statetest"
 )
 
@@ -75,6 +80,98 @@ var stories = []story{
 			r.operation("op", kindVolumeMove, "v", map[string]string{paramReplica: a.ReplicaId, paramToNode: to})
 		},
 		func(r *rig) { r.healthy("v"); r.ended("op", ""); r.clean() }},
+	{"a pool is drained", 4,
+		func(r *rig) { r.create("v", &v1.VolumeSpec{SizeBytes: gib, Replicas: 3}) },
+		func(r *rig) {
+			pool := r.view().assignments.value("v").Replicas[2].PoolId
+			e := r.view().pools.entries[pool]
+			next := proto.CloneOf(e.Value)
+			next.Spec.Draining = true
+			r.do(state.Pools.Replace(pool, next, e.Revision))
+			r.operation("op", kindPoolDrain, pool, nil)
+		},
+		func(r *rig) { r.healthy("v"); r.ended("op", ""); r.clean() }},
+	{"a node is removed by force with the only copy", 3,
+		func(r *rig) {
+			r.create("v", &v1.VolumeSpec{SizeBytes: gib, Replicas: 1})
+			r.create("w", &v1.VolumeSpec{SizeBytes: gib, Replicas: 2})
+		},
+		func(r *rig) {
+			n := r.holders("v")[0]
+			r.given["v"] = true
+			r.stop(n)
+			r.node(n, func(s *v1.NodeSpec) { s.Removed = true })
+			r.operation("op", kindNodeRemove, n, map[string]string{paramForce: "true"})
+		},
+		func(r *rig) { r.healthy("w"); r.ended("op", "") }},
+	{"pools are made even", 3,
+		func(r *rig) {
+			for i := range 8 {
+				r.create(fmt.Sprint("v", i), &v1.VolumeSpec{SizeBytes: 4 * gib, Replicas: 1, Placement: &v1.Placement{Nodes: []string{"n1"}}})
+			}
+		},
+		func(r *rig) {
+			for i := range 8 {
+				r.volume(fmt.Sprint("v", i), func(s *v1.VolumeSpec) { s.Placement = nil })
+			}
+			r.operation("op", kindRebalance, "cluster", nil)
+		},
+		func(r *rig) {
+			for i := range 8 {
+				r.healthy(fmt.Sprint("v", i))
+			}
+			r.ended("op", "")
+			r.clean()
+			if n := len(r.view().at["n1"]); n > 4 {
+				r.t.Errorf("%d of 8 volumes are still on n1", n)
+			}
+		}},
+	{"a snapshot is cloned and deleted", 4,
+		func(r *rig) { r.create("v", &v1.VolumeSpec{SizeBytes: gib, Replicas: 2}) },
+		func(r *rig) {
+			r.do(state.Snapshots.Create("s", &v1.Snapshot{Meta: &v1.Meta{Id: "s", Name: "s"}, Spec: &v1.SnapshotSpec{VolumeId: "v"}}),
+				state.Create(state.NameKey(state.KindSnapshot, "s"), []byte("s")))
+			r.create("c", &v1.VolumeSpec{SizeBytes: gib, Replicas: 2, SourceSnapshotId: "s"})
+		},
+		func(r *rig) {
+			r.healthy("c")
+			e := r.view().snapshots.entries["s"]
+			next := proto.CloneOf(e.Value)
+			next.Spec.Deleted = true
+			r.do(state.Snapshots.Replace("s", next, e.Revision))
+			l, err := r.begin(r.store)
+			if err != nil {
+				r.t.Fatal(err)
+			}
+			r.settle(l)
+			if v := r.view(); len(v.snapshots.entries)+len(v.snapStatuses.entries) > 0 || v.names[state.NameKey(state.KindSnapshot, "s")] != "" || len(v.records.value("v").Snapshots) > 0 {
+				r.t.Errorf("the snapshot is still there: %v", v.snapshots.entries)
+			}
+			r.healthy("v")
+			r.healthy("c")
+		}},
+	{"snapshots by the clock", 3,
+		func(r *rig) {
+			r.create("v", &v1.VolumeSpec{SizeBytes: gib, Replicas: 2, SnapshotPolicies: []string{"p"}})
+			r.do(state.Policies.Create("p", &v1.SnapshotPolicy{Meta: &v1.Meta{Id: "p", Name: "p"}, Spec: &v1.SnapshotPolicySpec{
+				Schedules: []*v1.SnapshotSchedule{{Kind: "interval", At: "11m", Keep: 2}}}}))
+			r.do(state.Attachments.Create("v", &v1.Attachment{VolumeId: "v", Spec: &v1.AttachmentSpec{NodeId: "n1"}}))
+		},
+		func(r *rig) { r.now = r.now.Add(11 * time.Minute) },
+		func(r *rig) {
+			v := r.view()
+			if n := len(v.snapshots.entries); n != 2 || len(v.records.value("v").Snapshots) != 2 || len(v.marks.entries) != 1 {
+				r.t.Errorf("there are %v, marks %v, record %v", v.snapshots.list(), v.marks.list(), v.records.value("v"))
+			}
+		}},
+	{"a stray is deleted in time", 3,
+		func(r *rig) { r.create("v", &v1.VolumeSpec{SizeBytes: gib, Replicas: 2}) },
+		func(r *rig) {
+			r.set(&v1.ClusterSettings{OrphanGrace: durationpb.New(10 * time.Minute)})
+			r.data["old"], r.where["old"] = 0, "n1"
+			r.do(state.Holdings.Put("old", &statepb.Holding{ReplicaId: "old", VolumeId: "v", NodeId: "n1", PoolId: "pn1", Ready: true}))
+		},
+		func(r *rig) { r.healthy("v"); r.clean() }},
 }
 
 // clean checks that no replica is condemned, a stray, or there for nothing.

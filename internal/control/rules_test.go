@@ -39,8 +39,8 @@ func (s *stage) rest() { s.t.Helper(); s.settle(s.l) }
 
 func (s *stage) later(d time.Duration) { s.now = s.now.Add(d); s.rest() }
 
-func (s *stage) set(settings *v1.ClusterSettings) {
-	s.do(state.Settings.Put(state.SettingsID, settings))
+func (r *rig) set(settings *v1.ClusterSettings) {
+	r.do(state.Settings.Put(state.SettingsID, settings))
 }
 
 // reason is that of a volume's condition of the type.

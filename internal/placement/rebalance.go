@@ -30,8 +30,9 @@ type Plan struct {
 
 const triesMax = 256 // replicas of one pool that are looked at
 
-// Rebalance plans moves from pools that are fuller than the others of their class, until
-// none is above the tolerance or nothing more can be done. A replica moves once at most;
+// Rebalance plans moves: of replicas that share a zone with another one of their volume,
+// where there is a zone that has none; then from pools that are fuller than the others of
+// their class, until none is above the tolerance or nothing more can be done. A replica moves once at most;
 // the moves of one volume must be made in order, one after the other. c is as before.
 func (c *Cluster) Rebalance(volumes iter.Seq[Placed], o RebalanceOptions) Plan {
 	b := balancer{Cluster: c.Clone(), limit: 1 + cmp.Or(o.TolerancePercent, 5)/100, moved: map[place]bool{}}
@@ -39,6 +40,14 @@ func (c *Cluster) Rebalance(volumes iter.Seq[Placed], o RebalanceOptions) Plan {
 	heavy := b.heavy()
 	b.index(volumes, heavy)
 	plan := Plan{Before: b.worst()}
+	for _, at := range b.crowded {
+		if o.MovesMax > 0 && len(plan.Moves) >= o.MovesMax {
+			break
+		}
+		if m, ok := b.part(at); ok {
+			plan.Moves = append(plan.Moves, m)
+		}
+	}
 	for _, p := range heavy {
 		for b.pools[p].load > b.limit*b.mean[b.pools[p].Class] && (o.MovesMax == 0 || len(plan.Moves) < o.MovesMax) {
 			m, ok := b.relieve(p)
@@ -54,7 +63,8 @@ func (c *Cluster) Rebalance(volumes iter.Seq[Placed], o RebalanceOptions) Plan {
 
 type balancer struct {
 	*Cluster
-	volumes []Placed // with a replica in a heavy pool
+	volumes []Placed // with a replica in a heavy pool, or in a crowded zone
+	crowded []place  // replicas that share a zone
 	limit   float64
 	mean    map[string]float64 // load by class
 	in      map[int32][]place  // heavy pool -> what it holds, the biggest first
@@ -92,6 +102,9 @@ func (b *balancer) index(volumes iter.Seq[Placed], heavy []int32) {
 			}
 			if list, ok := b.in[p]; ok {
 				b.in[p], kept = append(list, place{len(b.volumes), r}), true
+			}
+			if b.neighbours(v.Replicas, r, b.nodeOfPool(h.Pool)) > 0 {
+				b.crowded, kept = append(b.crowded, place{len(b.volumes), r}), true
 			}
 		}
 		if kept {
@@ -169,18 +182,66 @@ func (b *balancer) move(at place, p int32) (Move, bool) {
 	if !ok {
 		return Move{}, false
 	}
+	return b.make(at, to), true
+}
+
+// make notes that a replica moves.
+func (b *balancer) make(at place, to string) Move {
+	v := &b.volumes[at.volume]
+	h := v.Replicas[at.replica]
 	b.moved[at] = true
 	v.Replicas[at.replica].Pool = to
 	b.Promise(h.Pool, v.Volume.Group, -v.Volume.Size)
-	b.Use(h.Pool, b.pools[p].Used-v.Volume.Used)
+	b.Use(h.Pool, b.pools[b.poolOf[h.Pool]].Used-v.Volume.Used)
 	b.Promise(to, v.Volume.Group, v.Volume.Size)
 	b.Use(to, b.pools[b.poolOf[to]].Used+v.Volume.Used)
-	return Move{v.Volume.ID, h.Replica, h.Pool, to, v.Volume.Used}, true
+	return Move{v.Volume.ID, h.Replica, h.Pool, to, v.Volume.Used}
 }
 
-// lighter finds a pool of the same class that is the better place for a replica, and
-// stays so with it.
+// neighbours counts the volume's other replicas in the zone of a node.
+func (c *Cluster) neighbours(held []Held, but int, node int32) (n int) {
+	if node < 0 {
+		return 0
+	}
+	for i, h := range held {
+		if at := c.nodeOfPool(h.Pool); i != but && at >= 0 && !h.Leaving && c.nodes[at].zone == c.nodes[node].zone {
+			n++
+		}
+	}
+	return n
+}
+
+// part moves a replica to a zone that has fewer of its volume, if there is one.
+func (b *balancer) part(at place) (Move, bool) {
+	v := &b.volumes[at.volume]
+	h := v.Replicas[at.replica]
+	now := b.neighbours(v.Replicas, at.replica, b.nodeOfPool(h.Pool))
+	if now == 0 || !h.InSync {
+		return Move{}, false
+	}
+	r := b.request(at, b.poolOf[h.Pool])
+	to, ok := b.find(r)
+	if !ok || b.neighbours(v.Replicas, at.replica, b.nodeOfPool(to)) >= now {
+		return Move{}, false
+	}
+	return b.make(at, to), true
+}
+
+// lighter finds a pool of the same class that is the better place for a replica, stays so
+// with it, and is in no more crowded zone.
 func (b *balancer) lighter(at place, from int32) (string, bool) {
+	v := &b.volumes[at.volume]
+	to, ok := b.find(b.request(at, from))
+	if !ok || b.neighbours(v.Replicas, at.replica, b.nodeOfPool(to)) > b.neighbours(v.Replicas, at.replica, b.pools[from].node) {
+		return "", false
+	}
+	x := &b.pools[b.poolOf[to]]
+	after := x.load + b.weight(at.volume)/float64(max(1, x.usable()))
+	return to, after < b.pools[from].load && after <= b.limit*b.mean[x.Class]
+}
+
+// request asks for another place for a replica, of the same class.
+func (b *balancer) request(at place, from int32) Request {
 	v := &b.volumes[at.volume]
 	r := Request{Volume: v.Volume, Replicas: 1}
 	r.Volume.Class = b.pools[from].Class
@@ -190,13 +251,7 @@ func (b *balancer) lighter(at place, from int32) (string, bool) {
 		}
 	}
 	r.Avoid = []string{b.pools[from].ID}
-	to, ok := b.find(r)
-	if !ok {
-		return "", false
-	}
-	x := &b.pools[b.poolOf[to]]
-	after := x.load + b.weight(at.volume)/float64(max(1, x.usable()))
-	return to, after < b.pools[from].load && after <= b.limit*b.mean[x.Class]
+	return r
 }
 
 // find is Choose for one replica, without an explanation.

@@ -167,3 +167,44 @@ func TestTheLossOfANodeIsForeseen(t *testing.T) {
 		t.Errorf("after the preview the cluster is another: %v, %v", pools, err)
 	}
 }
+
+func TestANewZoneIsUsedByARebalancing(t *testing.T) {
+	c, _ := three() // zones a, a and b
+	var volumes []placement.Placed
+	for v := range 10 {
+		p := placement.Placed{Volume: placement.Volume{ID: fmt.Sprint(v), Size: gib, Used: gib}}
+		for i := range 3 {
+			pool := fmt.Sprint("pool", i+1)
+			p.Replicas = append(p.Replicas, placement.Held{Replica: fmt.Sprint(v, ".", i), Pool: pool, InSync: true})
+			c.Promise(pool, "", gib)
+		}
+		volumes = append(volumes, p)
+	}
+	if plan := c.Rebalance(slices.Values(volumes), placement.RebalanceOptions{}); len(plan.Moves) != 0 {
+		t.Errorf("with two zones there are moves: %v", plan.Moves)
+	}
+	c.SetNode(placement.Node{ID: "id4", Name: "n4", Zone: "c", Pools: []placement.Pool{{ID: "pool4", Class: "ssd", Capacity: 100 * gib}}})
+	plan := c.Rebalance(slices.Values(volumes), placement.RebalanceOptions{})
+	to := map[string]int{}
+	for _, m := range plan.Moves {
+		i := slices.IndexFunc(volumes, func(p placement.Placed) bool { return p.Volume.ID == m.Volume })
+		for r := range volumes[i].Replicas {
+			if h := &volumes[i].Replicas[r]; h.Replica == m.Replica {
+				h.Pool = m.To
+			}
+		}
+		to[m.To]++
+	}
+	if to["pool4"] != 10 {
+		t.Errorf("%d of 10 volumes get a replica in the third zone: %v", to["pool4"], plan.Moves)
+	}
+	for _, v := range volumes {
+		zones := map[string]bool{}
+		for _, h := range v.Replicas {
+			zones[map[string]string{"pool1": "a", "pool2": "a", "pool3": "b", "pool4": "c"}[h.Pool]] = true
+		}
+		if len(zones) != 3 {
+			t.Errorf("volume %s is in %v", v.Volume.ID, v.Replicas)
+		}
+	}
+}
