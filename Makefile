@@ -38,7 +38,7 @@ test: ## everything that CI runs
 test-long: ## the same with long fuzzing and the race detector everywhere
 	@scripts/deps test
 	@$(MAKE) build lint shell fuzz unit FUZZ=$(FUZZ_LONG)
-	go test -race -count=1 -timeout 120m ./...
+	HOLDFAST_TEST_KILLS=300 go test -race -count=1 -timeout 120m ./...
 
 test-vm: ## what needs a kernel with ublk and nbd, in an emulated machine (minutes)
 	@scripts/deps test-vm

@@ -117,15 +117,22 @@ func mountsOf(n int) (dirs []string, err error) {
 }
 
 // sweepLinks removes links to loop devices that are not what the link's name says.
-func (o *SweepOptions) sweepLinks() error {
-	entries, err := os.ReadDir(o.LinkDir)
+func (o *SweepOptions) sweepLinks() error { return SweepLinks(o.LinkDir, o.holds) }
+
+// SweepLinks removes those links in dir, "" for DefaultLinkDir, that hold does not
+// want to keep.
+func SweepLinks(dir string, hold func(name, target string) bool) error {
+	if dir == "" {
+		dir = DefaultLinkDir
+	}
+	entries, err := os.ReadDir(dir)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
 	for _, e := range entries {
-		link := filepath.Join(o.LinkDir, e.Name())
+		link := filepath.Join(dir, e.Name())
 		target, err := os.Readlink(link)
-		if err != nil || o.holds(e.Name(), target) {
+		if err != nil || hold(e.Name(), target) {
 			continue
 		}
 		if err := os.Remove(link); err != nil && !errors.Is(err, os.ErrNotExist) {

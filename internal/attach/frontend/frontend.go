@@ -116,30 +116,68 @@ func Left(entries []keeper.Entry) (list []Device) {
 	return list
 }
 
-// SweepOptions say what Sweep looks for.
-type SweepOptions struct {
+// Leftovers says which devices Sweep and Abort look at.
+type Leftovers struct {
 	Node    block.NodeID
 	LinkDir string // "" is attach.DefaultLinkDir
-	Unmount bool   // take filesystems off dead devices, as of attach.SweepOptions
+	Unmount bool   // Sweep takes filesystems off dead devices, as of attach.SweepOptions
 	Errand  errand.Command
-	Kept    []keeper.Entry // what the keeper has, which is spared
+	Kept    []keeper.Entry // what the keeper has, as its List returned it
 }
 
 // Sweep takes away what a crash of data process and keeper has left of devices of every
-// kind. It is called when a data process starts, before it attaches anything.
-func Sweep(ctx context.Context, o SweepOptions) error {
-	_, err := attach.Sweep(ctx, attach.SweepOptions{Node: o.Node, LinkDir: o.LinkDir, Unmount: o.Unmount, Keep: fuse.Connections(o.Kept)})
+// kind, and spares what the keeper has. It is called when a data process starts, before it
+// attaches anything.
+func (l Leftovers) Sweep(ctx context.Context) error {
+	_, err := attach.Sweep(ctx, attach.SweepOptions{Node: l.Node, LinkDir: l.LinkDir, Unmount: l.Unmount, Keep: fuse.Connections(l.Kept)})
 	if ublk.Available() == nil {
-		_, ublkErr := ublk.Sweep(ctx, o.Errand, o.Node, ublk.Numbers(o.Kept))
+		_, ublkErr := l.ublk().Sweep(ctx)
 		err = errors.Join(err, ublkErr)
 	}
 	if nbdclient.Available() == nil {
-		var names []string
-		for _, e := range o.Kept {
-			names = append(names, e.Name)
-		}
-		_, nbdErr := nbdclient.Sweep(o.Node, names)
+		_, nbdErr := l.nbd().Sweep()
 		err = errors.Join(err, nbdErr)
 	}
 	return fault.Wrap("frontend.Sweep", err)
+}
+
+// Abort ends the devices of a volume from outside, whoever serves them, or nobody: what
+// waits for them fails, and so does everything that their users do from then on. It is
+// fault.NotFound when there is none.
+func (l Leftovers) Abort(ctx context.Context, volume string) error {
+	aborts := []func() error{func() error { return attach.Abort(l.Node, volume) }}
+	if ublk.Available() == nil {
+		aborts = append(aborts, func() error { return l.ublk().Abort(ctx, volume) })
+	}
+	if nbdclient.Available() == nil {
+		aborts = append(aborts, func() error { return l.nbd().Abort(volume) })
+	}
+	var err, none error
+	found := false
+	for _, abort := range aborts {
+		switch e := abort(); {
+		case e == nil:
+			found = true
+		case fault.Is(e, fault.NotFound):
+			none = e
+		default:
+			err = errors.Join(err, e)
+		}
+	}
+	if err == nil && !found {
+		err = none
+	}
+	return fault.Wrap("frontend.Abort", err)
+}
+
+func (l Leftovers) ublk() ublk.Leftovers {
+	return ublk.Leftovers{Errand: l.Errand, Node: l.Node, LinkDir: l.LinkDir, Kept: l.Kept}
+}
+
+func (l Leftovers) nbd() nbdclient.Leftovers {
+	n := nbdclient.Leftovers{Node: l.Node, LinkDir: l.LinkDir}
+	for _, o := range nbdclient.Left(l.Kept) {
+		n.Kept = append(n.Kept, o.Name)
+	}
+	return n
 }

@@ -1,8 +1,11 @@
 package frontend
 
 import (
+	"os"
+	"path/filepath"
 	"testing"
 
+	"github.com/holdfast-io/holdfast/internal/attach/errand"
 	"github.com/holdfast-io/holdfast/internal/attach/keeper"
 	"github.com/holdfast-io/holdfast/internal/block"
 	"github.com/holdfast-io/holdfast/internal/fault"
@@ -56,5 +59,26 @@ func TestEachDeviceIsTakenOverByItsKind(t *testing.T) {
 	a, c := got[0].Options, got[2].Options
 	if a.Name != "a" || a.Volume != id || !a.ReadOnly || c.Name != "c" || c.BlockSize != 512 {
 		t.Errorf("left: %+v", got)
+	}
+}
+
+// On a machine without devices of ours there is nothing to sweep or to abort.
+func TestNothingIsLeftToSweep(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("devices need root")
+	}
+	l := Leftovers{Node: block.NodeID{0x5e, 0xed}, LinkDir: t.TempDir(), Errand: errand.Command{"/bin/false"}}
+	link := filepath.Join(l.LinkDir, "vol")
+	if err := os.Symlink("/dev/no-device-of-ours", link); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Sweep(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Readlink(link); err != nil {
+		t.Errorf("a link that is no business of ours: %v", err)
+	}
+	if err := l.Abort(t.Context(), "vol"); !fault.Is(err, fault.NotFound) {
+		t.Errorf("abort of nothing: %v", err)
 	}
 }

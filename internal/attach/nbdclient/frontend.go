@@ -23,7 +23,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -140,23 +139,6 @@ func Left(entries []keeper.Entry) (left []attach.Options) {
 // identifierOf names a volume's device to the kernel, which tells it to whoever asks.
 func identifierOf(node block.NodeID, name string) string {
 	return attach.FilePrefix + hex.EncodeToString(node[:4]) + "." + name
-}
-
-// Sweep takes away devices of a node whose volumes' names are not among keep: those that
-// neither a data process nor a keeper has any more. It returns their paths.
-func Sweep(node block.NodeID, keep []string) (gone []string, err error) {
-	for index, identifier := range nbdctl.List() {
-		name, ours := strings.CutPrefix(identifier, identifierOf(node, ""))
-		if !ours || slices.Contains(keep, name) {
-			continue
-		}
-		if e := nbdctl.Disconnect(index); e != nil {
-			err = errors.Join(err, e)
-			continue
-		}
-		gone = append(gone, nbdctl.Path(index))
-	}
-	return gone, err
 }
 
 // Start is attach.Frontend.Start.

@@ -70,13 +70,15 @@ func prepare(t testing.TB, dir string) {
 
 // leaveNothing fails a test that leaves devices, and takes them away.
 func leaveNothing(t testing.TB, dir string) {
-	gone, err := Sweep(attachtest.NodeOf(dir), nil)
+	gone, err := Leftovers{Node: attachtest.NodeOf(dir), LinkDir: filepath.Join(dir, "dev")}.Sweep()
 	if err != nil || len(gone) > 0 {
 		t.Errorf("%q are left (%v)", gone, err)
 	}
 }
 
-func rescue(dir string) { _, _ = Sweep(attachtest.NodeOf(dir), nil) } // the test has failed
+func rescue(dir string) {
+	_, _ = Leftovers{Node: attachtest.NodeOf(dir), LinkDir: filepath.Join(dir, "dev")}.Sweep()
+} // the test has failed
 
 // clients are the connections of this process to its keepers, by directory: a data
 // process has one, for all its devices.

@@ -21,8 +21,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -624,34 +622,4 @@ func (f *Frontend) finish(err error) {
 	}
 	f.err = err
 	close(f.ended)
-}
-
-// Sweep takes away devices of a node that nobody serves, and that neither a keeper nor a
-// guard has any more: those whose numbers are not among keep. It returns their paths.
-func Sweep(ctx context.Context, e errand.Command, node [16]byte, keep []uint32) (gone []string, err error) {
-	for _, id := range ublkctl.List() {
-		if slices.Contains(keep, id) {
-			continue
-		}
-		i, getErr := e.Ublk(ctx, errand.Ublk{Do: errand.UblkGet, ID: id})
-		if getErr != nil || i.Mark>>32 != markOf(node[:])>>32 {
-			continue
-		}
-		if _, deleteErr := e.Ublk(ctx, errand.Ublk{Do: errand.UblkDelete, ID: id, Mark: i.Mark}); deleteErr != nil {
-			err = errors.Join(err, deleteErr)
-			continue
-		}
-		gone = append(gone, "/dev/ublkb"+strconv.Itoa(int(id)))
-	}
-	return gone, err
-}
-
-// Numbers returns the devices that the keeper has, for Sweep to spare.
-func Numbers(entries []keeper.Entry) (ids []uint32) {
-	for _, e := range entries {
-		if m, err := parseMeta(e); err == nil {
-			ids = append(ids, m.ID)
-		}
-	}
-	return ids
 }

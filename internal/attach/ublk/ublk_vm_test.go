@@ -151,10 +151,26 @@ func TestNothingIsLeftOfTheDead(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if gone, err := Sweep(t.Context(), errands(), node, []uint32{i.ID}); err != nil || len(gone) != 0 {
+	raw, err := meta{Volume: attachtest.Volume, ID: i.ID, Mark: i.Mark}.entry("vol")
+	if err != nil {
+		t.Fatal(err)
+	}
+	link, err := attach.Link(dir, "vol", ublkctl.BlockPath(i.ID))
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := Leftovers{Errand: errands(), Node: node, LinkDir: dir, Kept: []keeper.Entry{raw}}
+	if gone, err := l.Sweep(t.Context()); err != nil || len(gone) != 0 {
 		t.Errorf("swept %q (%v), which is to be kept", gone, err)
 	}
-	if gone, err := Sweep(t.Context(), errands(), node, nil); err != nil || !slices.Equal(gone, []string{ublkctl.BlockPath(i.ID)}) {
+	if _, err := os.Readlink(link); err != nil {
+		t.Error(err)
+	}
+	l.Kept = nil
+	if gone, err := l.Sweep(t.Context()); err != nil || !slices.Equal(gone, []string{ublkctl.BlockPath(i.ID)}) {
 		t.Errorf("swept %q (%v)", gone, err)
+	}
+	if _, err := os.Readlink(link); err == nil {
+		t.Error("the link is still there")
 	}
 }
