@@ -82,3 +82,24 @@ func TestSnapshotsStayAsTheyWere(t *testing.T) {
 	g.expect(0, 12, 4, 0)
 	g.expect(0, 16, 4, 2)
 }
+
+// Goroutines that each have a replica share the table of what was never written.
+func TestNobodyChangesTheTableOfWhatWasNeverWritten(t *testing.T) {
+	g := newRig(t, sim(3), 8*mib, Options{})
+	g.write(0, 1, 1)
+	a := g.snapshot()
+	was := *emptyTable
+	for range 2 {
+		g.expect(a, block.PerRegion, 4, 0)
+		g.expect(0, block.PerRegion, 4, 0)
+		u, err := g.usage()
+		g.must(err)
+		g.must(g.verifyScrub())
+		if u.Stored != block.Size {
+			t.Errorf("%+v", u)
+		}
+	}
+	if *emptyTable != was {
+		t.Error("it was changed")
+	}
+}

@@ -29,13 +29,16 @@ type tableCache struct {
 	loading map[tableKey]*taskLock
 }
 
-// emptyTable is what a region looks like that was never written.
+// emptyTable is what a region looks like that was never written. Replicas of several
+// goroutines share it: nobody changes it, its pins included.
 var emptyTable = new(table)
 
 // use marks t as just used.
 func (c *tableCache) use(t *table) {
-	c.clock++
-	t.used = c.clock
+	if t != emptyTable {
+		c.clock++
+		t.used = c.clock
+	}
 }
 
 // add puts a new table in memory, and drops others, clean and idle, for it.

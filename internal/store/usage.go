@@ -53,9 +53,10 @@ func (t *task) usage() (Usage, error) {
 				if err != nil {
 					return err
 				}
-				tab.pins++
-				defer func() { tab.pins-- }()
-				views[i] = tab
+				if views[i] = tab; tab != emptyTable {
+					tab.pins++
+					defer func() { tab.pins-- }()
+				}
 			}
 			u.count(views)
 			return nil
