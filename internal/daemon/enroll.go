@@ -14,6 +14,7 @@ import (
 	v1 "github.com/holdfast-io/holdfast/api/holdfast/v1"
 	"github.com/holdfast-io/holdfast/api/holdfast/v1/holdfastv1connect"
 	"github.com/holdfast-io/holdfast/internal/fault"
+	"github.com/holdfast-io/holdfast/internal/fault/rpc"
 	"github.com/holdfast-io/holdfast/internal/obs"
 	"github.com/holdfast-io/holdfast/internal/pool"
 	"github.com/holdfast-io/holdfast/internal/server"
@@ -111,7 +112,7 @@ func (x *controller) foundNode(ctx context.Context) error {
 	token, err := client.CreateToken(ctx, &v1.CreateTokenRequest{Kind: v1.TokenKind_TOKEN_KIND_JOIN, Subject: "the first node",
 		Lifetime: durationpb.New(time.Hour), UsesMax: 1})
 	if err != nil {
-		return asFault(err)
+		return rpc.Fault("daemon.enroll", err)
 	}
 	key, err := trust.NewKey()
 	if err != nil {
@@ -124,15 +125,7 @@ func (x *controller) foundNode(ctx context.Context) error {
 	c := x.config
 	_, err = client.Join(ctx, &v1.JoinRequest{Token: token.GetSecret(), Csr: csr, Name: c.Name, NodeId: x.node(), Labels: c.Labels,
 		Region: c.Region, Zone: c.Zone, Rack: c.Rack, Addresses: c.addresses(), PeerAddress: c.at(c.PeerPort)})
-	return asFault(err)
-}
-
-// asFault gives what the API answered a kind.
-func asFault(err error) error {
-	if err == nil {
-		return nil
-	}
-	return fault.Errorf("daemon.API", kindOf(err), "%w", err)
+	return rpc.Fault("daemon.enroll", err)
 }
 
 // registerPools tells the cluster which pools this node has.
@@ -146,7 +139,7 @@ func (x *controller) registerPools(ctx context.Context) error {
 		_, err = client.RegisterPool(ctx, &v1.RegisterPoolRequest{PoolId: report.Identity.Pool.String(), NodeId: x.node(),
 			Class: string(report.Identity.Class)})
 		if err != nil {
-			return asFault(err)
+			return rpc.Fault("daemon.enroll", err)
 		}
 	}
 	return nil
@@ -156,7 +149,7 @@ func (x *controller) registerPools(ctx context.Context) error {
 func (x *controller) renew(ctx context.Context) {
 	for ctx.Err() == nil {
 		if time.Now().After(x.wallet.Identity().Renew()) {
-			if err := x.renewOnce(ctx); err != nil {
+			if err := x.config.renew(ctx, x.store, x.wallet); err != nil {
 				x.log.Error("the node's certificate can't be renewed", "ends", x.wallet.Identity().Ends(), obs.Err(err))
 			} else {
 				x.log.Info("the node's certificate was renewed", "ends", x.wallet.Identity().Ends())
@@ -166,8 +159,9 @@ func (x *controller) renew(ctx context.Context) {
 	}
 }
 
-func (x *controller) renewOnce(ctx context.Context) error {
-	authority, err := state.Authority(ctx, x.store)
+// renew puts a new certificate into the node's wallet.
+func (c *Config) renew(ctx context.Context, s state.Store, w *trust.Wallet) error {
+	authority, err := state.Authority(ctx, s)
 	if err != nil {
 		return err
 	}
@@ -175,9 +169,9 @@ func (x *controller) renewOnce(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	cert, err := authority.Issue(trust.Request{Node: x.wallet.Identity().Node, PublicKey: key.Public(), Addresses: x.config.addresses()}, time.Now())
+	cert, err := authority.Issue(trust.Request{Node: w.Identity().Node, PublicKey: key.Public(), Addresses: c.addresses()}, time.Now())
 	if err != nil {
 		return err
 	}
-	return trust.Fill(x.config.trustDir(), key, cert, [][]byte{authority.Certificate()})
+	return trust.Fill(c.trustDir(), key, cert, [][]byte{authority.Certificate()})
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/holdfast-io/holdfast/api/holdfast/v1/holdfastv1connect"
 	"github.com/holdfast-io/holdfast/internal/block"
 	"github.com/holdfast-io/holdfast/internal/fault"
+	"github.com/holdfast-io/holdfast/internal/fault/rpc"
 	"github.com/holdfast-io/holdfast/internal/pool"
 	"github.com/holdfast-io/holdfast/internal/state/etcd/member"
 	"github.com/holdfast-io/holdfast/internal/trust"
@@ -148,8 +149,12 @@ func (o *NodeOptions) join(ctx context.Context, was identity) (identity, error) 
 	}
 	answer, err := o.ask(ctx, token, r)
 	if err != nil {
-		return was, fault.WithCure(fault.Errorf(op, fault.KindOf(err), "the cluster at %s does not let this node in: %w", c.Join, err),
-			"see that the address and the token are right, and that a node is up there")
+		_, cure := fault.Describe(err)
+		err = fault.Errorf(op, fault.KindOf(err), "the cluster at %s does not let this node in: %w", c.Join, err)
+		if cure == "" {
+			err = fault.WithCure(err, "see that the address and the token are right, and that a node is up there")
+		}
+		return was, err
 	}
 	return o.joined(key, answer)
 }
@@ -176,30 +181,11 @@ func (o *NodeOptions) ask(ctx context.Context, token trust.JoinToken, r *v1.Join
 		case errors.As(err, new(*fault.Error)): // the server is not the one that the token names
 			return nil, err
 		case connect.CodeOf(err) != connect.CodeUnavailable || ctx.Err() != nil:
-			return nil, fault.E("daemon.join", kindOf(err), block.VolumeID{}, err)
+			return nil, rpc.Fault("daemon.join", err)
 		}
 		o.Log.Warn("the node through which to join can't be reached; trying again", "address", address, "error", err)
 		pause(ctx, time.Second)
 	}
-}
-
-// kindOf returns the kind of what the API answered.
-func kindOf(err error) fault.Kind {
-	switch connect.CodeOf(err) {
-	case connect.CodePermissionDenied, connect.CodeUnauthenticated:
-		return fault.Denied
-	case connect.CodeAlreadyExists:
-		return fault.Exists
-	case connect.CodeInvalidArgument:
-		return fault.Invalid
-	case connect.CodeFailedPrecondition:
-		return fault.Precondition
-	case connect.CodeDeadlineExceeded:
-		return fault.Timeout
-	case connect.CodeCanceled:
-		return fault.Canceled
-	}
-	return fault.Unavailable
 }
 
 // joined keeps what the cluster answered.

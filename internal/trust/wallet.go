@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
-	"time"
 
 	"github.com/holdfast-io/holdfast/internal/fault"
 )
@@ -26,7 +25,7 @@ type Wallet struct {
 
 	mu       sync.Mutex
 	identity *Identity
-	read     time.Time // modification of the file that identity is from
+	read     os.FileInfo // of the file that identity is from
 }
 
 // OpenWallet opens the wallet in dir. fault.NotFound when there is none: the node has not
@@ -81,14 +80,14 @@ func (w *Wallet) load() (*Identity, error) {
 	if err != nil {
 		return nil, fault.Wrap(op, err)
 	}
-	if w.identity != nil && info.ModTime().Equal(w.read) {
+	if w.identity != nil && os.SameFile(info, w.read) && info.ModTime().Equal(w.read.ModTime()) {
 		return w.identity, nil
 	}
 	id, err := w.parse()
 	if err != nil {
 		return nil, err
 	}
-	w.identity, w.read = id, info.ModTime()
+	w.identity, w.read = id, info
 	return id, nil
 }
 
