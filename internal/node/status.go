@@ -26,6 +26,9 @@ func (a *attachment) status(w wish, problem error) *v1.AttachmentStatus {
 		s.Device, s.Frontend, s.MountPath = a.show.Device().Link, "fuse", a.mounted
 		addStats(s.Stats, a.show.Stats())
 	}
+	if w.attach == nil && !w.nothing() {
+		s.Frontend = "none"
+	}
 	switch {
 	case w.nothing():
 		s.State = v1.AttachmentState_ATTACHMENT_STATE_DETACHING
