@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"sync"
 	"time"
@@ -28,6 +29,8 @@ type attachment struct {
 	said *v1.AttachmentStatus
 
 	left    *attach.Options // of a device that the data process before this one left
+	shown   int64           // bytes that show has, and the filesystem that is mounted here
+	counted time.Time       // when usage was looked at
 	mounted string          // where the device is mounted by this node; "" nowhere
 
 	mu     sync.Mutex
@@ -151,8 +154,8 @@ func (a *attachment) bring(w wish) error {
 			return err
 		}
 	}
-	if err := a.members(w); err != nil {
-		a.log.Warn("the volume's replicas can't be changed now", "err", err)
+	if err := a.tend(w); err != nil {
+		a.log.Warn("the volume can't be changed now as is wished for", "err", err)
 	}
 	switch {
 	case w.attach == nil && a.show != nil:
@@ -167,6 +170,24 @@ func (a *attachment) bring(w wish) error {
 		}
 	}
 	return a.mount(w)
+}
+
+// tend brings the volume itself, as far as only its head can, to what is wished for.
+func (a *attachment) tend(w wish) error {
+	if err := a.acceptLoss(w); err != nil {
+		return err
+	}
+	if !a.servesNow() {
+		return nil
+	}
+	return errors.Join(a.members(w), a.grow(w), a.snapshots(), a.usage())
+}
+
+// servesNow reports whether the head serves.
+func (a *attachment) servesNow() (serves bool) {
+	h := a.head
+	a.d.node.do(func() { serves = !h.over && h.coord.Serving(h.n.loop.Now()) })
+	return serves
 }
 
 // claim starts the head, and waits until it serves.
@@ -254,6 +275,7 @@ func (a *attachment) serve(o attach.Options) error {
 		a.back = newBackend(h, deviceDepth)
 		o.Size = h.coord.Record().Size
 	})
+	a.shown = o.Size
 	if o.Backend = a.back; o.BlockSize == 512 {
 		o.Backend = attach.NewSectors(a.back, deviceDepth)
 	}

@@ -51,7 +51,8 @@ func (a *attachments) run(ctx context.Context) {
 		a.start(at)
 	}
 	a.mu.Unlock()
-	attached, assigned, volumes := v.attachments.Feed(), v.assignments.Feed(), v.volumes.Feed()
+	attached, assigned, volumes, snapshots := v.attachments.Feed(), v.assignments.Feed(), v.volumes.Feed(), v.snapshots.Feed()
+	defer snapshots.Close()
 	defer attached.Close()
 	defer assigned.Close()
 	defer volumes.Close()
@@ -64,6 +65,12 @@ func (a *attachments) run(ctx context.Context) {
 			ids = assigned.Take()
 		case <-volumes.Some():
 			ids = volumes.Take()
+		case <-snapshots.Some():
+			for _, id := range snapshots.Take() {
+				if e, ok := v.snapshots.Get(id); ok {
+					ids = append(ids, e.Value.GetSpec().GetVolumeId())
+				}
+			}
 		case <-ctx.Done():
 			return
 		}

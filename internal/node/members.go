@@ -12,30 +12,12 @@ import (
 // members has the record follow the assignment: replicas that it names come in, those
 // that leave or that it does not name go.
 func (a *attachment) members(w wish) error {
-	done := make(chan error, 1)
-	h := a.head
-	a.d.node.do(func() {
-		if h.over || !h.coord.Serving(h.n.loop.Now()) {
-			done <- nil
-			return
-		}
-		ch, err := difference(w.assignment, h.coord.Record())
-		if ch == nil || err != nil {
-			done <- err
-			return
-		}
-		h.log.Info("changing the volume's replicas", "add", len(ch.Add), "remove", ch.Remove)
-		h.order(ch, func(err error) { done <- err })
-	})
-	select {
-	case err := <-done:
+	ch, err := difference(w.assignment, a.record())
+	if ch == nil || err != nil {
 		return err
-	case why := <-a.lost:
-		a.lose(why)
-		return why
-	case <-a.d.ctx.Done():
-		return nil
 	}
+	a.log.Info("changing the volume's replicas", "add", len(ch.Add), "remove", ch.Remove)
+	return a.order(ch)
 }
 
 // difference returns what brings the record's members to those of the assignment; nil

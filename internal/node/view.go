@@ -13,33 +13,35 @@ import (
 
 // view is what a node follows of the cluster's state.
 type view struct {
-	store       state.Store
-	nodes       *state.Mirror[*v1.NodeStatus]
-	volumes     *state.Mirror[*v1.Volume]
-	assignments *state.Mirror[*statepb.Assignment]
-	holdings    *state.Mirror[*statepb.Holding]
-	condemned   *state.Mirror[*statepb.Condemned]
-	attachments *state.Mirror[*v1.Attachment]
-	snapshots   *state.Mirror[*v1.Snapshot]
+	store        state.Store
+	nodes        *state.Mirror[*v1.NodeStatus]
+	volumes      *state.Mirror[*v1.Volume]
+	assignments  *state.Mirror[*statepb.Assignment]
+	holdings     *state.Mirror[*statepb.Holding]
+	condemned    *state.Mirror[*statepb.Condemned]
+	attachments  *state.Mirror[*v1.Attachment]
+	snapshots    *state.Mirror[*v1.Snapshot]
+	snapStatuses *state.Mirror[*v1.SnapshotStatus]
 }
 
 func newView(ctx context.Context, s state.Store) *view {
 	return &view{
-		store:       s,
-		nodes:       state.NewMirror(ctx, s, state.NodeStatuses, nil),
-		volumes:     state.NewMirror(ctx, s, state.Volumes, nil),
-		assignments: state.NewMirror(ctx, s, state.Assignments, nil),
-		holdings:    state.NewMirror(ctx, s, state.Holdings, nil),
-		condemned:   state.NewMirror(ctx, s, state.Condemned, nil),
-		attachments: state.NewMirror(ctx, s, state.Attachments, nil),
-		snapshots:   state.NewMirror(ctx, s, state.Snapshots, nil),
+		store:        s,
+		nodes:        state.NewMirror(ctx, s, state.NodeStatuses, nil),
+		volumes:      state.NewMirror(ctx, s, state.Volumes, nil),
+		assignments:  state.NewMirror(ctx, s, state.Assignments, nil),
+		holdings:     state.NewMirror(ctx, s, state.Holdings, nil),
+		condemned:    state.NewMirror(ctx, s, state.Condemned, nil),
+		attachments:  state.NewMirror(ctx, s, state.Attachments, nil),
+		snapshots:    state.NewMirror(ctx, s, state.Snapshots, snapshotIndexes()),
+		snapStatuses: state.NewMirror(ctx, s, state.SnapshotStatuses, nil),
 	}
 }
 
 // ready waits until everything was read once.
 func (v *view) ready(ctx context.Context) error {
 	for _, ready := range []<-chan struct{}{v.nodes.Ready(), v.volumes.Ready(), v.assignments.Ready(), v.holdings.Ready(), v.condemned.Ready(),
-		v.attachments.Ready(), v.snapshots.Ready()} {
+		v.attachments.Ready(), v.snapshots.Ready(), v.snapStatuses.Ready()} {
 		select {
 		case <-ready:
 		case <-ctx.Done():

@@ -2261,6 +2261,7 @@ type SnapshotStatus struct {
 	Problem        string                 `protobuf:"bytes,7,opt,name=problem,proto3" json:"problem,omitempty"`
 	Epoch          uint64                 `protobuf:"varint,8,opt,name=epoch,proto3" json:"epoch,omitempty"` // in which it was taken
 	Idle           bool                   `protobuf:"varint,9,opt,name=idle,proto3" json:"idle,omitempty"`   // no device showed the volume in that epoch: what is written later has a higher one
+	Phase          string                 `protobuf:"bytes,10,opt,name=phase,proto3" json:"phase,omitempty"` // of a group's snapshot on its way: held (no write is completed), then taken
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -2356,6 +2357,13 @@ func (x *SnapshotStatus) GetIdle() bool {
 		return x.Idle
 	}
 	return false
+}
+
+func (x *SnapshotStatus) GetPhase() string {
+	if x != nil {
+		return x.Phase
+	}
+	return ""
 }
 
 // SnapshotPolicy takes snapshots by the clock, and keeps so many of them. It holds for
@@ -3476,7 +3484,7 @@ const file_holdfast_v1_objects_proto_rawDesc = "" +
 	"\adeleted\x18\x04 \x01(\bR\adeleted\x12\x16\n" +
 	"\x06policy\x18\x05 \x01(\tR\x06policy\x12\x1a\n" +
 	"\bschedule\x18\x06 \x01(\tR\bschedule\x12,\n" +
-	"\x03due\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\x03due\"\xa7\x02\n" +
+	"\x03due\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\x03due\"\xbd\x02\n" +
 	"\x0eSnapshotStatus\x12\x14\n" +
 	"\x05ready\x18\x01 \x01(\bR\x05ready\x12\x1e\n" +
 	"\n" +
@@ -3489,7 +3497,9 @@ const file_holdfast_v1_objects_proto_rawDesc = "" +
 	"\fshared_bytes\x18\x06 \x01(\x03R\vsharedBytes\x12\x18\n" +
 	"\aproblem\x18\a \x01(\tR\aproblem\x12\x14\n" +
 	"\x05epoch\x18\b \x01(\x04R\x05epoch\x12\x12\n" +
-	"\x04idle\x18\t \x01(\bR\x04idle\"\xa7\x01\n" +
+	"\x04idle\x18\t \x01(\bR\x04idle\x12\x14\n" +
+	"\x05phase\x18\n" +
+	" \x01(\tR\x05phase\"\xa7\x01\n" +
 	"\x0eSnapshotPolicy\x12%\n" +
 	"\x04meta\x18\x01 \x01(\v2\x11.holdfast.v1.MetaR\x04meta\x123\n" +
 	"\x04spec\x18\x02 \x01(\v2\x1f.holdfast.v1.SnapshotPolicySpecR\x04spec\x129\n" +
