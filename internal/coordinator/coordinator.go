@@ -124,9 +124,9 @@ type Coordinator struct {
 	growing   int64            // the size that replicas are about to get
 	leave     leaving
 
-	limits          Limits
-	requests, bytes bucket // of the user
-	pace            bucket // of resyncs
+	limits        Limits
+	reads, writes buckets // of the user
+	pace          bucket  // of resyncs
 
 	urgent  bool // somebody failed: all is to be looked at
 	unknown bool // the outcome of a proposal was asked for in vain

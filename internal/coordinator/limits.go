@@ -5,8 +5,9 @@ import "time"
 // Limits bound what a volume may do, each 0 for no bound. They may be changed at any
 // time.
 type Limits struct {
-	Requests    float64 // per second: reads, writes and zeroings
-	Bytes       float64 // per second, of reads and writes
+	Reads, Writes         float64 // requests per second; zeroings are writes
+	ReadBytes, WriteBytes float64 // per second; zeroings have none
+
 	ResyncBytes float64 // per second, that all resyncs of the volume move together
 	PauseResync bool    // no resync goes on
 }
@@ -14,7 +15,9 @@ type Limits struct {
 // SetLimits changes the limits.
 func (c *Coordinator) SetLimits(l Limits) {
 	c.limits = l
-	c.requests.rate, c.bytes.rate, c.pace.rate = l.Requests, l.Bytes, l.ResyncBytes
+	c.reads.requests.rate, c.reads.bytes.rate = l.Reads, l.ReadBytes
+	c.writes.requests.rate, c.writes.bytes.rate = l.Writes, l.WriteBytes
+	c.pace.rate = l.ResyncBytes
 }
 
 // bucket is a rate that time fills. What is taken may be more than there is: then the
@@ -24,6 +27,9 @@ type bucket struct {
 	level float64
 	at    time.Duration
 }
+
+// buckets are those of one kind of requests.
+type buckets struct{ requests, bytes bucket }
 
 // bucketSpan is how much a bucket holds: a volume that was idle may catch up that long.
 const bucketSpan = 100 * time.Millisecond
@@ -54,16 +60,23 @@ func (b *bucket) take(now time.Duration, n int64) {
 // throttled reports whether a request has to wait for the volume's limits, and takes its
 // share if not.
 func (c *Coordinator) throttled(now time.Duration, q *Request, fx *Effects) bool {
-	if c.requests.rate == 0 && c.bytes.rate == 0 || q.Op == Flush || q.copy != nil {
+	if q.Op == Flush || q.copy != nil {
 		return false
 	}
-	if wait := max(c.requests.wait(now), c.bytes.wait(now)); wait > 0 {
+	b := &c.writes
+	if q.Op == Read {
+		b = &c.reads
+	}
+	if b.requests.rate == 0 && b.bytes.rate == 0 {
+		return false
+	}
+	if wait := max(b.requests.wait(now), b.bytes.wait(now)); wait > 0 {
 		fx.alarm(now + wait)
 		return true
 	}
-	c.requests.take(now, 1)
+	b.requests.take(now, 1)
 	if q.Op != Zero {
-		c.bytes.take(now, q.Extent.Bytes())
+		b.bytes.take(now, q.Extent.Bytes())
 	}
 	return false
 }

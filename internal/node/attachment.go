@@ -13,6 +13,7 @@ import (
 	"github.com/holdfast-io/holdfast/internal/attach/mount"
 	"github.com/holdfast-io/holdfast/internal/coordinator"
 	"github.com/holdfast-io/holdfast/internal/fault"
+	"github.com/holdfast-io/holdfast/internal/obs"
 	"github.com/holdfast-io/holdfast/internal/state"
 )
 
@@ -28,10 +29,12 @@ type attachment struct {
 	show attach.Frontend // nil while there is none
 	said *v1.AttachmentStatus
 
-	left    *attach.Options // of a device that the data process before this one left
-	shown   int64           // bytes that show has, and the filesystem that is mounted here
-	counted time.Time       // when usage was looked at
-	mounted string          // where the device is mounted by this node; "" nowhere
+	left       *attach.Options // of a device that the data process before this one left
+	limited    *v1.Limits      // what the head keeps to
+	shown      int64           // bytes that show has, and the filesystem that is mounted here
+	complained string          // the last error that was logged
+	counted    time.Time       // when usage was looked at
+	mounted    string          // where the device is mounted by this node; "" nowhere
 
 	mu     sync.Mutex
 	wanted wish
@@ -115,15 +118,17 @@ func (a *attachment) run() {
 	look := time.NewTicker(reportAttachment)
 	defer look.Stop()
 	for {
-		err := a.bring(a.wished())
+		w := a.wished()
+		err := a.bring(w)
 		if a.leaving() {
 			a.handOver()
 			a.d.show.gone(a)
 			return
 		}
-		if err == nil && a.wished().nothing() && a.d.show.gone(a) {
+		if err == nil && w.nothing() && a.d.show.gone(a) {
 			return
 		}
+		a.complain(err)
 		a.say(err)
 		var again <-chan time.Time
 		if err != nil {
@@ -139,6 +144,18 @@ func (a *attachment) run() {
 			a.deviceGone()
 		}
 	}
+}
+
+// complain logs an error, once while it stays the same.
+func (a *attachment) complain(err error) {
+	text := ""
+	if err != nil && !fault.Is(err, fault.Canceled) {
+		text = err.Error()
+	}
+	if text != "" && text != a.complained {
+		a.log.Warn("what is wished for can't be done now", obs.Err(err))
+	}
+	a.complained = text
 }
 
 // reportAttachment is how often an attachment looks whether there is something new to say.
@@ -180,7 +197,7 @@ func (a *attachment) tend(w wish) error {
 	if !a.servesNow() {
 		return nil
 	}
-	return errors.Join(a.members(w), a.grow(w), a.snapshots(), a.usage())
+	return errors.Join(a.limit(w), a.members(w), a.grow(w), a.snapshots(), a.restore(), a.usage())
 }
 
 // servesNow reports whether the head serves.
@@ -208,7 +225,7 @@ func (a *attachment) claim() error {
 	}) || a.head == nil {
 		return fault.Errorf("node.claim", fault.Busy, "the volume's head before this one has not ended")
 	}
-	a.lost = lost
+	a.lost, a.limited = lost, nil
 	return nil
 }
 

@@ -52,7 +52,9 @@ func (a *attachments) run(ctx context.Context) {
 	}
 	a.mu.Unlock()
 	attached, assigned, volumes, snapshots := v.attachments.Feed(), v.assignments.Feed(), v.volumes.Feed(), v.snapshots.Feed()
+	operations := v.operations.Feed()
 	defer snapshots.Close()
+	defer operations.Close()
 	defer attached.Close()
 	defer assigned.Close()
 	defer volumes.Close()
@@ -69,6 +71,12 @@ func (a *attachments) run(ctx context.Context) {
 			for _, id := range snapshots.Take() {
 				if e, ok := v.snapshots.Get(id); ok {
 					ids = append(ids, e.Value.GetSpec().GetVolumeId())
+				}
+			}
+		case <-operations.Some():
+			for _, id := range operations.Take() {
+				if e, ok := v.operations.Get(id); ok && e.Value.Kind == kindRestore {
+					ids = append(ids, e.Value.TargetId)
 				}
 			}
 		case <-ctx.Done():

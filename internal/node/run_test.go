@@ -51,12 +51,13 @@ type machine struct {
 	o     Options
 	store *memory.Store
 	pool  block.PoolID
+	kind  string // of filesystems
 	end   func()
 }
 
 func newMachine(t *testing.T) *machine {
 	dir := t.TempDir()
-	m := &machine{t: t, store: memory.New()}
+	m := &machine{t: t, store: memory.New(), kind: "xfs"}
 	t.Cleanup(func() { must(t, m.store.Close()) })
 	cluster, err := block.NewClusterID(rand.Reader)
 	must(t, err)
@@ -127,7 +128,7 @@ func (m *machine) create(name string, size int64) (id string) {
 	must(m.t, err)
 	id = v.String()
 	m.commit(
-		state.Volumes.Create(id, &v1.Volume{Meta: &v1.Meta{Id: id, Name: name}, Spec: &v1.VolumeSpec{SizeBytes: size, Replicas: 1}}),
+		state.Volumes.Create(id, &v1.Volume{Meta: &v1.Meta{Id: id, Name: name}, Spec: &v1.VolumeSpec{SizeBytes: size, Replicas: 1, Filesystem: m.kind}}),
 		state.Assignments.Create(id, &statepb.Assignment{VolumeId: id, SizeBytes: size, Replicas: []*statepb.AssignedReplica{
 			{ReplicaId: r.String(), NodeId: m.o.Node.String(), PoolId: m.pool.String()}}}),
 		state.Records.Create(id, state.RecordMessage(spec.Record{Version: 1, Volume: v, Size: size, Epoch: 1,
@@ -243,6 +244,7 @@ func TestVolumeIsMountedThroughARestart(t *testing.T) {
 	for _, kind := range []string{"ext4", "xfs"} {
 		t.Run(kind, func(t *testing.T) {
 			m := newMachine(t)
+			m.kind = kind
 			id := m.create("db", 512<<20)
 			dir := filepath.Join(t.TempDir(), "mnt")
 			m.commit(state.Attachments.Put(id, &v1.Attachment{VolumeId: id, Spec: &v1.AttachmentSpec{NodeId: m.o.Node.String(), MountPath: dir}}))
@@ -265,5 +267,16 @@ func TestVolumeIsMountedThroughARestart(t *testing.T) {
 			}
 			m.detach(id)
 		})
+	}
+}
+
+// waitFor waits until so.
+func waitFor(t *testing.T, so func() bool) {
+	t.Helper()
+	began := time.Now()
+	for tick := time.NewTicker(20 * time.Millisecond); !so(); <-tick.C {
+		if time.Since(began) > time.Minute {
+			t.Fatal("it does not come about")
+		}
 	}
 }

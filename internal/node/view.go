@@ -22,6 +22,7 @@ type view struct {
 	attachments  *state.Mirror[*v1.Attachment]
 	snapshots    *state.Mirror[*v1.Snapshot]
 	snapStatuses *state.Mirror[*v1.SnapshotStatus]
+	operations   *state.Mirror[*v1.Operation]
 }
 
 func newView(ctx context.Context, s state.Store) *view {
@@ -35,13 +36,14 @@ func newView(ctx context.Context, s state.Store) *view {
 		attachments:  state.NewMirror(ctx, s, state.Attachments, nil),
 		snapshots:    state.NewMirror(ctx, s, state.Snapshots, snapshotIndexes()),
 		snapStatuses: state.NewMirror(ctx, s, state.SnapshotStatuses, nil),
+		operations:   state.NewMirror(ctx, s, state.Operations, operationIndexes()),
 	}
 }
 
 // ready waits until everything was read once.
 func (v *view) ready(ctx context.Context) error {
 	for _, ready := range []<-chan struct{}{v.nodes.Ready(), v.volumes.Ready(), v.assignments.Ready(), v.holdings.Ready(), v.condemned.Ready(),
-		v.attachments.Ready(), v.snapshots.Ready(), v.snapStatuses.Ready()} {
+		v.attachments.Ready(), v.snapshots.Ready(), v.snapStatuses.Ready(), v.operations.Ready()} {
 		select {
 		case <-ready:
 		case <-ctx.Done():

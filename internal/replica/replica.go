@@ -308,6 +308,7 @@ func (r *Replica) promiseStored(now time.Duration, ev PromiseStored, fx *Effects
 	}
 	r.pending = nil
 	r.owner, r.ownerNode, r.ownerInc = p.session, p.msg.Owner, p.msg.Incarnation
+	r.quarantine = 0 // who might have had a lease has none, or is this owner
 	r.lease = min(p.msg.Lease, LeaseMax)
 	r.leaseUntil = now + r.lease
 	r.send(fx, p.session, p.id, &wire.Promised{Epoch: p.msg.Epoch, Generation: r.self.Generation, Lease: r.lease})

@@ -1,0 +1,102 @@
+package node
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	v1 "github.com/holdfast-io/holdfast/api/holdfast/v1"
+	"github.com/holdfast-io/holdfast/internal/state"
+	"github.com/holdfast-io/holdfast/internal/state/statepb"
+)
+
+// snapshot asks for a snapshot and waits until it is taken.
+func (m *machine) snapshot(volume, name string, change func(*v1.SnapshotSpec)) *v1.SnapshotStatus {
+	s := &v1.SnapshotSpec{VolumeId: volume}
+	if change != nil {
+		change(s)
+	}
+	m.commit(state.Snapshots.Create(name, &v1.Snapshot{Meta: &v1.Meta{Id: name, Name: name}, Spec: s}))
+	return await(m, state.SnapshotStatuses, name, func(s *v1.SnapshotStatus) bool { return s.Ready || s.Problem != "" })
+}
+
+// tend has the volume's head run without a device, as control does.
+func (m *machine) tend(id, node string) {
+	e, err := state.Assignments.Get(m.t.Context(), m.store, id)
+	must(m.t, err)
+	e.Value.TendedOn = node
+	m.commit(state.Assignments.Replace(id, e.Value, e.Revision))
+}
+
+// TestSnapshotGrowRestore is a volume's life in one story: snapshots of a mounted
+// filesystem, growth while it is in use, and the content of the snapshot again.
+func TestSnapshotGrowRestore(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root, to mount")
+	}
+	m := newMachine(t)
+	id := m.create("db", 320<<20) // the least for XFS; ext4 grows only with CAP_SYS_RESOURCE
+	dir := filepath.Join(t.TempDir(), "mnt")
+	spec := &v1.AttachmentSpec{NodeId: m.o.Node.String(), MountPath: dir}
+	m.commit(state.Attachments.Put(id, &v1.Attachment{VolumeId: id, Spec: spec}))
+	await(m, state.AttachStatuses, id, func(s *v1.AttachmentStatus) bool { return s.MountPath == dir })
+	sh(t, `echo first >"$1/file"`, dir)
+	if s := m.snapshot(id, "one", func(s *v1.SnapshotSpec) { s.Freeze = true }); s.Problem != "" || s.Generation != 1 {
+		t.Fatalf("the snapshot: %v", s)
+	}
+	sh(t, `echo second >"$1/file"; sync "$1/file"`, dir)
+
+	before := sh(t, `df -B1 --output=size "$1" | tail -1`, dir)
+	e, err := state.Assignments.Get(t.Context(), m.store, id)
+	must(t, err)
+	e.Value.SizeBytes = 512 << 20
+	m.commit(state.Assignments.Replace(id, e.Value, e.Revision))
+	await(m, state.Records, id, func(r *statepb.Record) bool { return r.SizeBytes == 512<<20 })
+	waitFor(t, func() bool { return sh(t, `df -B1 --output=size "$1" | tail -1`, dir) != before })
+	if got := sh(t, `cat "$1/file"`, dir); got != "second" {
+		t.Errorf("after it grew the file holds %q", got)
+	}
+	m.detach(id)
+
+	m.tend(id, m.o.Node.String())
+	if s := m.snapshot(id, "safety", nil); s.Problem != "" || !s.Idle {
+		t.Fatalf("the snapshot of a volume without a device: %v", s)
+	}
+	m.commit(state.Operations.Create("restore", &v1.Operation{Id: "restore", Kind: kindRestore, TargetId: id, Parameters: map[string]string{"snapshot": "one", "safety": "safety"}}))
+	if o := await(m, state.Operations, "restore", func(o *v1.Operation) bool { return o.Done }); o.Error != "" {
+		t.Fatalf("the restore: %v", o)
+	}
+	m.commit(state.Snapshots.Put("one", &v1.Snapshot{Meta: &v1.Meta{Id: "one", Name: "one"}, Spec: &v1.SnapshotSpec{VolumeId: id, Deleted: true}}))
+	await(m, state.Records, id, func(r *statepb.Record) bool { return len(r.Snapshots) == 1 && r.Snapshots[0] == 2 })
+	m.tend(id, "")
+
+	m.commit(state.Attachments.Put(id, &v1.Attachment{VolumeId: id, Spec: spec}))
+	await(m, state.AttachStatuses, id, func(s *v1.AttachmentStatus) bool { return s.MountPath == dir })
+	if got := sh(t, `cat "$1/file"`, dir); got != "first" {
+		t.Errorf("after the restore the file holds %q", got)
+	}
+	m.detach(id)
+}
+
+// TestGroupSnapshot takes snapshots of two volumes together.
+func TestGroupSnapshot(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root, to make devices")
+	}
+	m := newMachine(t)
+	a, b := m.create("a", 64<<20), m.create("b", 64<<20)
+	m.attach(a)
+	m.attach(b)
+	ops := []state.Op{}
+	for name, id := range map[string]string{"ga": a, "gb": b} {
+		ops = append(ops, state.Snapshots.Create(name, &v1.Snapshot{Meta: &v1.Meta{Id: name, Name: name}, Spec: &v1.SnapshotSpec{VolumeId: id, GroupId: "g"}}))
+	}
+	m.commit(ops...)
+	for _, name := range []string{"ga", "gb"} {
+		if s := await(m, state.SnapshotStatuses, name, func(s *v1.SnapshotStatus) bool { return s.Ready || s.Problem != "" }); s.Problem != "" {
+			t.Errorf("%s: %s", name, s.Problem)
+		}
+	}
+	m.detach(a)
+	m.detach(b)
+}
