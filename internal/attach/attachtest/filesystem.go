@@ -29,6 +29,8 @@ func RunFilesystems(t *testing.T, s Suite) {
 		{"VerifiedWritesThroughKills", fioRaw},
 		{"Ext4ThroughKills", func(t *testing.T, s Suite) { fioThrough(t, s, ext4, kills(), (*outliving).killSometime) }},
 		{"XFSThroughUpgrades", func(t *testing.T, s Suite) { fioThrough(t, s, xfs, 8, (*outliving).upgradeSometime) }},
+		{"ModelOnExt4ThroughUpgrades", func(t *testing.T, s Suite) { modelThrough(t, s, ext4, modelOps(), (*outliving).upgradeSometime) }},
+		{"ModelOnXFSThroughKills", func(t *testing.T, s Suite) { modelThrough(t, s, xfs, modelOps(), (*outliving).killSometime) }},
 		{"GrowsWithItsFilesystem", grow},
 		{"TrimGivesSpaceBack", trim},
 		{"WriterAndServerUnderOneMemoryLimit", tightMemory},
@@ -36,6 +38,9 @@ func RunFilesystems(t *testing.T, s Suite) {
 		t.Run(test.name, func(t *testing.T) { test.run(t, s) })
 	}
 }
+
+// modelOps is how many operations are checked against a model.
+func modelOps() int { return 200 * kills() }
 
 // filesystem is how to make one, and how to check it.
 type filesystem struct {
