@@ -45,16 +45,18 @@ func tokenColumns() []column[*v1.Token] {
 func newTokenCreate(r *remote) *cobra.Command {
 	var kind, role, subject string
 	var lifetime time.Duration
+	var uses int32
 	cmd := &cobra.Command{
 		Use:   "create",
 		Short: "Make a token, and print it",
 		Long: `Make a token and print it: it is shown this once. Without flags it is one with
 which machines can join for a day. With --role it is one for the API.`,
 		Example: `  holdfast token create
+  holdfast token create --uses 1 --lifetime 15m
   holdfast token create --role user --subject build-server --lifetime 720h`,
 		Args: exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			q := &v1.CreateTokenRequest{Kind: v1.TokenKind_TOKEN_KIND_JOIN, Subject: subject}
+			q := &v1.CreateTokenRequest{Kind: v1.TokenKind_TOKEN_KIND_JOIN, Subject: subject, UsesMax: uses}
 			if role != "" || kind == "api" {
 				q.Kind = v1.TokenKind_TOKEN_KIND_API
 				value, known := map[string]v1.Role{"viewer": v1.Role_ROLE_VIEWER, "user": v1.Role_ROLE_USER, "admin": v1.Role_ROLE_ADMIN}[role]
@@ -86,6 +88,7 @@ which machines can join for a day. With --role it is one for the API.`,
 	f.StringVar(&role, "role", "", "of an API token: `viewer|user|admin`")
 	f.StringVar(&subject, "subject", "", "`who` gets it, for the logs; an API token needs it")
 	f.DurationVar(&lifetime, "lifetime", 0, "how long it is good for: a day for joining, for ever for the API")
+	cmd.Flags().Int32Var(&uses, "uses", 0, "how many machines may join with it (default: any number)")
 	return cmd
 }
 

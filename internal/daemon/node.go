@@ -195,7 +195,7 @@ func (o *NodeOptions) announce(ctx context.Context, id identity) {
 	fmt.Fprintf(o.Out, "node %s is ready: API at https://%s and %s\n", c.Name, c.at(c.APIPort), c.apiSocket())
 	if id.founding {
 		fmt.Fprintf(o.Out, "this node has made the cluster %s. Others join it with a token:\n", c.Cluster)
-		fmt.Fprintf(o.Out, "  here:  holdfast token create --kind join%s\n", o.socketHint())
+		fmt.Fprintf(o.Out, "  here:  holdfast token create%s\n", o.socketHint())
 		fmt.Fprintf(o.Out, "  there: holdfast node --join %s --token TOKEN\n", c.at(c.APIPort))
 	}
 }
@@ -205,7 +205,7 @@ func (o *NodeOptions) socketHint() string {
 	if o.Config.RunDir == "/run/holdfast" {
 		return ""
 	}
-	return " --socket " + o.Config.apiSocket()
+	return " --address " + o.Config.apiSocket()
 }
 
 // notify tells systemd, if it is listening.

@@ -296,6 +296,8 @@ func (s *clusters) CreateToken(ctx context.Context, r *v1.CreateTokenRequest) (*
 		return nil, invalid("role", "use ROLE_VIEWER, ROLE_USER or ROLE_ADMIN", "a token needs a role")
 	case r.Kind == v1.TokenKind_TOKEN_KIND_API && r.Subject == "":
 		return nil, invalid("subject", "say who gets it, for the logs", "it is empty")
+	case r.UsesMax < 0 || r.UsesMax > 0 && r.Kind != v1.TokenKind_TOKEN_KIND_JOIN:
+		return nil, invalid("uses_max", "give a number for a join token, or leave it out", "%d can't be", r.UsesMax)
 	case r.Kind == v1.TokenKind_TOKEN_KIND_JOIN && r.Role != 0:
 		return nil, invalid("role", "leave it out", "who joins becomes a node")
 	case lifetime < 0 || lifetime > lifetimeMax || r.Lifetime != nil && lifetime == 0:

@@ -8,11 +8,13 @@ import (
 	"strings"
 	"testing"
 
+	clientv3 "go.etcd.io/etcd/client/v3"
 	"golang.org/x/sys/unix"
 
 	v1 "github.com/holdfast-io/holdfast/api/holdfast/v1"
 	"github.com/holdfast-io/holdfast/internal/fault"
 	"github.com/holdfast-io/holdfast/internal/state/dump"
+	"github.com/holdfast-io/holdfast/internal/state/etcd/etcdtest"
 )
 
 // TestAClusterLivesThroughTheLossOfItsParts makes a cluster of four nodes, and takes from
@@ -204,4 +206,57 @@ func (c *cluster) losesItsStore() {
 	for _, n := range c.nodes {
 		n.stop()
 	}
+}
+
+// TestAMachineReturnsWithItsOldDisk takes a node's system disk away, and leaves its pool.
+func TestAMachineReturnsWithItsOldDisk(t *testing.T) {
+	c := newCluster(t, 2)
+	n1, n2 := c.nodes[0], c.nodes[1]
+	pool := filepath.Join(c.dir, "pool")
+	n1.start()
+	n1.ready(1)
+	args := []string{"--join", n1.address, "--token", n1.token(0), "--pool", pool, "--pool-size", "320Mi"}
+	n2.start(args...)
+	n2.ready(2)
+	c.await("the pool", func() error {
+		s, err := n1.cluster().GetStatus(c.Context(), &v1.GetStatusRequest{})
+		if err == nil && s.GetPools().GetHealthy() != 1 {
+			err = fmt.Errorf("%v", s.GetPools())
+		}
+		return err
+	})
+	n2.stop()
+	if err := os.RemoveAll(n2.dir); err != nil {
+		t.Fatal(err)
+	}
+	n2.start(args...)
+	n2.ready(2) // not 3
+	s, err := n2.cluster().GetStatus(c.Context(), &v1.GetStatusRequest{})
+	if err != nil || s.GetPools().GetTotal() != 1 {
+		t.Errorf("%v, %v: want the pool of before", s.GetPools(), err)
+	}
+	n2.stop()
+	n1.stop()
+}
+
+// TestAnEtcdOfYoursWillDo keeps the metadata in an etcd that is not ours.
+func TestAnEtcdOfYoursWillDo(t *testing.T) {
+	server := etcdtest.Start(t)
+	c := newCluster(t, 2)
+	n1, n2 := c.nodes[0], c.nodes[1]
+	ours := []string{"--etcd-endpoints", server.Options.ClientURL, "--etcd-prefix", "/storage"}
+	n1.start(ours...)
+	n1.ready(1)
+	n2.start(append(ours, "--join", n1.address, "--token", n1.token(0))...)
+	n2.ready(2)
+	r, err := server.Client().Get(t.Context(), "/storage/holdfast/", clientv3.WithPrefix(), clientv3.WithCountOnly())
+	if err != nil || r.Count < 5 {
+		t.Errorf("%v, %v: the metadata is elsewhere", r, err)
+	}
+	s, err := n2.cluster().GetStatus(c.Context(), &v1.GetStatusRequest{})
+	if err != nil || s.GetMetadata().GetKind() != "external" || !s.GetMetadata().GetReachable() {
+		t.Errorf("%v, %v", s.GetMetadata(), err)
+	}
+	n2.stop()
+	n1.stop()
 }

@@ -84,6 +84,7 @@ func (c *cluster) clean() {
 			c.Logf("the log of %s:\n%s", n.name, raw)
 		}
 	}
+	_ = unix.Unmount(filepath.Join(c.dir, "pool", "mount"), 0) // of a node that was killed
 	if err := os.RemoveAll(c.dir); err != nil {
 		c.Error(err)
 	}
