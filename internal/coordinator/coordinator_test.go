@@ -1,6 +1,7 @@
 package coordinator
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -17,8 +18,15 @@ type stage struct {
 	c    *Coordinator
 	now  time.Duration
 	sent []Send
+	all  []Send // sent, answered or not
 	done []*Request
 	want *spec.Record // proposed
+
+	changed  []*Change
+	unlinked []int
+	alarm    time.Duration
+	refuse   map[int]bool        // members that can't be linked
+	promised map[int]block.Epoch // what members say that they promised
 }
 
 func newStage(t testing.TB, members int) *stage {
@@ -32,12 +40,26 @@ func newStage(t testing.TB, members int) *stage {
 func (s *stage) step(ev Event) {
 	fx := s.c.Step(s.now, ev)
 	s.sent = append(s.sent, fx.Send...)
+	s.all = append(s.all, fx.Send...)
 	s.done = append(s.done, fx.Complete...)
+	s.changed = append(s.changed, fx.Changed...)
+	s.unlinked = append(s.unlinked, fx.Unlink...)
 	if fx.Propose != nil {
 		s.want = fx.Propose
 	}
-	for _, m := range fx.Link {
-		s.step(Linked{Member: m})
+	if fx.Alarm != 0 {
+		s.alarm = fx.Alarm
+	}
+	link, unlink := slices.Clone(fx.Link), slices.Clone(fx.Unlink)
+	for _, m := range unlink {
+		s.step(Unlinked{Member: m})
+	}
+	for _, m := range link {
+		if s.refuse[m] {
+			s.step(Unlinked{Member: m})
+		} else {
+			s.step(Linked{Member: m})
+		}
 	}
 }
 
@@ -57,7 +79,11 @@ func (s *stage) answer(m int) {
 	for i := 0; i < len(s.sent); i++ {
 		if x := s.sent[i]; x.Member == m && x.Msg != nil {
 			s.sent[i].Msg = nil
-			s.step(Received{Member: m, ID: x.ID, Msg: healthy(x.Msg)})
+			msg := healthy(x.Msg)
+			if o, ok := msg.(*wire.Opened); ok {
+				o.Promised = s.promised[m]
+			}
+			s.step(Received{Member: m, ID: x.ID, Msg: msg})
 		}
 	}
 }
@@ -70,6 +96,14 @@ func healthy(msg wire.Message) wire.Message {
 		return &wire.Promised{Epoch: msg.Epoch, Generation: 1, Lease: msg.Lease}
 	case *wire.Renew:
 		return &wire.Renewed{Sequence: msg.Sequence}
+	case *wire.Verify:
+		sums := make([]block.Sum, msg.Extent.Count)
+		for i := range sums {
+			sums[i] = block.ZeroSum
+		}
+		return &wire.Verified{Sums: sums}
+	case *wire.Changed:
+		return &wire.ExtentList{Last: true}
 	case *wire.Regions:
 		return &wire.RegionList{Last: true}
 	case *wire.Flush:

@@ -60,8 +60,8 @@ func (c *Coordinator) mustWait(q *Request, waiting []*Request) bool {
 			return true
 		}
 	}
-	if q.copy != nil {
-		return false // those before it may wait for this very copy
+	if k := q.copy; k != nil { // those before it may wait for this very copy
+		return k.sync != nil && c.gated(q.Extent) && !fault.Planted("resync copies before the copies agree")
 	}
 	for _, o := range waiting {
 		if o.Op != Flush && o.copy == nil && q.conflicts(o) {

@@ -15,9 +15,11 @@ type Limits struct {
 // SetLimits changes the limits.
 func (c *Coordinator) SetLimits(l Limits) {
 	c.limits = l
-	c.reads.requests.rate, c.reads.bytes.rate = l.Reads, l.ReadBytes
-	c.writes.requests.rate, c.writes.bytes.rate = l.Writes, l.WriteBytes
-	c.pace.rate = l.ResyncBytes
+	c.reads.requests.set(l.Reads)
+	c.reads.bytes.set(l.ReadBytes)
+	c.writes.requests.set(l.Writes)
+	c.writes.bytes.set(l.WriteBytes)
+	c.pace.set(l.ResyncBytes)
 }
 
 // bucket is a rate that time fills. What is taken may be more than there is: then the
@@ -33,6 +35,13 @@ type buckets struct{ requests, bytes bucket }
 
 // bucketSpan is how much a bucket holds: a volume that was idle may catch up that long.
 const bucketSpan = 100 * time.Millisecond
+
+func (b *bucket) set(rate float64) {
+	if b.rate == 0 {
+		b.level = rate * bucketSpan.Seconds()
+	}
+	b.rate = rate
+}
 
 func (b *bucket) fill(now time.Duration) {
 	b.level = min(b.level+b.rate*(now-b.at).Seconds(), b.rate*bucketSpan.Seconds())

@@ -112,15 +112,21 @@ func newCluster(seed uint64, trace func(string)) *cluster {
 	c.faults = c.rand.IntN(100)
 	c.patience = c.lease / time.Duration(1<<c.rand.IntN(4))
 	c.cleanEvery = []time.Duration{1, c.lease / 10, c.lease * 4}[c.rand.IntN(3)]
-	switch c.favourite = -1; c.rand.IntN(3) {
+	switch c.favourite = -1; c.rand.IntN(6) {
 	case 0:
-		c.favourite = 7 // the owner is cut off
+		c.favourite = cutOwner
 	case 1:
-		c.favourite, c.power = 9, true // the power fails everywhere
+		c.favourite, c.power = blackout, true
+	case 2:
+		c.favourite, c.power = afterFlush, true
+	case 3:
+		c.favourite = afterServing
+	case 4:
+		c.favourite, c.diskMax = again, 5*time.Millisecond
 	}
 	made, count := 0, 1+c.rand.IntN(3)
 	spare := c.rand.IntN(3)
-	blocks := []int{8, 64, block.PerRegion + 40}[c.rand.IntN(3)]
+	blocks := []int{8, 64, block.PerRegion + 40, 6 * block.PerRegion}[c.rand.IntN(4)]
 	c.model = newModel(blocks)
 	c.cutRecord = make([]bool, count+spare)
 	c.record = spec.Record{Version: 1, Volume: block.VolumeID{1}, Size: int64(blocks) * block.Size, Epoch: 1}
@@ -177,6 +183,10 @@ func (c *cluster) chaos() {
 				c.after(c.between(time.Millisecond, c.lease), n.start)
 			})
 		}
+	case again, afterServing:
+		if h := c.owner(); h != nil {
+			c.attach(h.node) // as after the death of the data process alone
+		}
 	case 0, 1:
 		if n.up {
 			n.kill(c.power && c.chance(60))
@@ -209,7 +219,7 @@ func (c *cluster) chaos() {
 		if n.up && c.chance(50) {
 			c.attach(n) // whether or not somebody else has it
 		}
-	case 7, 8:
+	case cutOwner, 8:
 		c.isolateOwner()
 	case 10:
 		c.detach()
@@ -217,18 +227,52 @@ func (c *cluster) chaos() {
 		c.reconfigure()
 	case 13, 14, 15, 16:
 		c.change()
-	case 9:
+	case blackout:
 		if c.power {
-			for _, n := range c.nodes { // a whole room without power
-				if n.up {
-					n.kill(true)
-				}
-				c.after(c.between(time.Millisecond, c.lease), func() {
-					n.start()
-				})
-			}
+			c.blackout()
 		}
 	}
+}
+
+// Kinds of faults that may be favourites.
+const (
+	cutOwner     = 7  // the owner is cut off, and the volume attached elsewhere
+	blackout     = 9  // a whole room without power
+	again        = 18 // the volume is attached again where it is
+	afterServing = 19 // the owner dies just after it began to serve
+	afterFlush   = 20 // the power fails just after a flush
+)
+
+func (c *cluster) blackout() {
+	for _, n := range c.nodes {
+		if n.up {
+			n.kill(true)
+		}
+		c.after(c.between(time.Millisecond, c.lease), n.start)
+	}
+}
+
+// strike draws faults that come right after something was promised.
+func (c *cluster) strike(kind int) {
+	if c.healed || c.favourite != kind || !c.chance(15) {
+		return
+	}
+	n := c.nodes[c.rand.IntN(len(c.nodes))]
+	c.after(c.between(time.Microsecond, 4*c.diskMax), func() {
+		switch {
+		case c.healed:
+		case kind == afterFlush && c.chance(50):
+			c.blackout()
+		case kind == afterServing:
+			if h := c.owner(); h != nil {
+				h.node.kill(false)
+				c.after(c.between(time.Millisecond, c.lease), h.node.start)
+			}
+		case n.up:
+			n.kill(true)
+			c.after(c.between(time.Millisecond, c.lease), n.start)
+		}
+	})
 }
 
 // isolateOwner cuts the node of a living head off, and has the volume attached on
@@ -251,9 +295,11 @@ func (c *cluster) isolateOwner() {
 		c.after(long, func() { c.cutRecord[i] = false })
 		for _, n := range c.nodes {
 			if n != h.node && n.up {
-				c.after(c.between(time.Millisecond, c.lease), func() {
+				c.after(c.between(time.Millisecond, c.lease/2), func() {
 					if n.up && !c.healed {
+						c.patience = c.lease / 8
 						c.attach(n)
+						c.patience = 0
 					}
 				})
 				break

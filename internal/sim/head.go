@@ -79,30 +79,33 @@ func (h *head) end() {
 	}
 }
 
-// readAll reads the whole volume, one block after the other.
+// readAll reads the whole volume, some blocks after the others.
 func (h *head) readAll(b int) {
 	c := h.c
 	if h.read = b; b == len(c.model.blocks) {
 		return
 	}
-	q := &coordinator.Request{Op: coordinator.Read, Extent: extentOf(b, 1), Data: host.Buffer(block.Size), Sums: make([]block.Sum, 1)}
-	from := c.model.ackedNow(b, 1)
+	count := min(64, len(c.model.blocks)-b)
+	q := &coordinator.Request{Op: coordinator.Read, Extent: extentOf(b, count), Data: host.Buffer(count * block.Size), Sums: make([]block.Sum, count)}
+	from := c.model.ackedNow(b, count)
 	h.using++
 	h.submit(q, func(q *coordinator.Request) {
 		if q.Err != nil {
 			c.found("at the end: %v", q.Err)
 			return
 		}
-		tag, err := tagOf(q.Data)
-		switch {
-		case err == nil:
-			if err := c.model.seen(b, from[0], tag); err != nil {
-				c.found("at the end: %v", err)
+		for i := range count {
+			tag, err := tagOf(q.Data[i*block.Size : (i+1)*block.Size])
+			switch {
+			case err == nil:
+				if err := c.model.seen(b+i, from[i], tag); err != nil {
+					c.found("at the end: %v", err)
+				}
+			case c.deaths == 0:
+				c.found("at the end: block %d: %v", b+i, err)
 			}
-		case c.deaths == 0:
-			c.found("at the end: block %d: %v", b, err)
 		}
-		c.after(time.Microsecond, func() { h.readAll(b + 1) })
+		c.after(time.Microsecond, func() { h.readAll(b + count) })
 	})
 }
 
@@ -216,6 +219,8 @@ func (h *head) use() {
 		b := c.rand.IntN(len(c.model.blocks))
 		if c.chance(50) {
 			b = c.rand.IntN(min(16, len(c.model.blocks)))
+		} else if c.chance(50) {
+			b = b / block.PerRegion * block.PerRegion // where others come too
 		}
 		count := 1 + c.rand.IntN(min(4, len(c.model.blocks)-b))
 		h.using++
@@ -303,6 +308,7 @@ func (h *head) serves() {
 		}
 	}
 	h.settle(false)
+	h.c.strike(afterServing)
 }
 
 // settle puts what the head has under way behind all that others did.
@@ -357,6 +363,7 @@ func (h *head) flush() {
 		if q.Err == nil && c.losses == losses {
 			c.model.flushed(at)
 		}
+		c.strike(afterFlush)
 	})
 }
 

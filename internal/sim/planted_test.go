@@ -26,6 +26,8 @@ func TestPlantedBugsAreFound(t *testing.T) {
 		"clean while gates are closed",
 		"clean covers what is in flight",
 		"no drain before a promise",
+		"resync copies before the copies agree",
+		"late duplicate undoes a newer write",
 	} {
 		fault.PlantedBug = bug
 		found := false

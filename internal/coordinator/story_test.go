@@ -1,0 +1,319 @@
+package coordinator
+
+import (
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/holdfast-io/holdfast/internal/block"
+	"github.com/holdfast-io/holdfast/internal/fault"
+	"github.com/holdfast-io/holdfast/internal/host"
+	"github.com/holdfast-io/holdfast/internal/spec"
+	"github.com/holdfast-io/holdfast/internal/wire"
+)
+
+// settle answers everything, records everything, until nothing is left to do.
+func (s *stage) settle() {
+	for range 20 {
+		for m := range s.c.members {
+			s.answer(m)
+		}
+		if s.want != nil {
+			s.record()
+		}
+		s.step(Tick{})
+	}
+}
+
+func (s *stage) sentTo(m int, kind wire.Kind) (n int) {
+	for _, x := range s.all {
+		if x.Member == m && x.Msg.Kind() == kind {
+			n++
+		}
+	}
+	return n
+}
+
+func (s *stage) order(ch *Change) *Change {
+	s.step(Order{ch})
+	return ch
+}
+
+func TestDetachFlushesReleasesAndClearsTheOwner(t *testing.T) {
+	s := attached(t, 2)
+	q := writeAt(5, 1)
+	s.step(Submit{q})
+	s.step(Detach{})
+	late := writeAt(9, 1)
+	s.step(Submit{late})
+	if s.sentTo(0, wire.KindRelease) != 0 {
+		t.Fatal("the lease was given back with a write under way")
+	}
+	s.settle()
+	if !s.c.Detached() || q.Err != nil || late.Err == nil {
+		t.Fatalf("detached %v, write %v, late one %v:\n%s", s.c.Detached(), q.Err, late.Err, s.c.Debug(s.now))
+	}
+	rec := s.c.Record()
+	if !rec.Owner.IsZero() || rec.Incarnation != 0 || rec.Epoch != 3 || rec.Settled != 2 {
+		t.Fatalf("%+v", rec)
+	}
+	for m := range 2 {
+		if s.sentTo(m, wire.KindFlush) != 1 || s.sentTo(m, wire.KindClean) != 1 || s.sentTo(m, wire.KindRelease) != 1 {
+			t.Fatalf("member %d: %d flushes, %d cleans, %d releases", m, s.sentTo(m, wire.KindFlush), s.sentTo(m, wire.KindClean), s.sentTo(m, wire.KindRelease))
+		}
+	}
+}
+
+func TestTheLastCopyIsNeverRemoved(t *testing.T) {
+	rec := spec.Record{Version: 3, Members: []spec.Member{{Replica: block.ReplicaID{1}, State: spec.InSync}, {Replica: block.ReplicaID{2}, State: spec.Outdated, Since: 2}}}
+	if _, err := Reconfigured(rec, nil, []block.ReplicaID{{1}}); !fault.Is(err, fault.Precondition) {
+		t.Fatalf("%v", err)
+	}
+	next, err := Reconfigured(rec, []spec.Member{{Replica: block.ReplicaID{3}}}, []block.ReplicaID{{2}})
+	if err != nil || len(next.Members) != 2 || next.Version != 4 || next.Epoch != rec.Epoch || next.Members[1] != (spec.Member{Replica: block.ReplicaID{3}, State: spec.Outdated}) {
+		t.Fatalf("%+v, %v", next, err)
+	}
+	s := attached(t, 2)
+	s.step(Unlinked{Member: 1})
+	s.settle() // it is left behind
+	if ch := s.order(&Change{Op: Reconfigure, Remove: []block.ReplicaID{{1}}}); !fault.Is(ch.Err, fault.Precondition) {
+		t.Fatalf("%v", ch.Err)
+	}
+}
+
+func TestReplicasKeepTheirNumbers(t *testing.T) {
+	s := attached(t, 3)
+	ch := s.order(&Change{Op: Reconfigure, Remove: []block.ReplicaID{{1}}, Add: []spec.Member{{Replica: block.ReplicaID{9}, Node: block.NodeID{9}}}})
+	s.settle()
+	rec := s.c.Record()
+	if ch.Err != nil || len(rec.Members) != 3 || rec.InSync() != 3 || rec.Find(block.ReplicaID{1}) >= 0 {
+		t.Fatalf("%v, %+v:\n%s", ch.Err, rec, s.c.Debug(s.now))
+	}
+	if s.c.Member(1).Replica != (block.ReplicaID{2}) || s.c.Member(2).Replica != (block.ReplicaID{3}) || !slices.Contains(s.unlinked, 0) {
+		t.Fatalf("members %v and %v, unlinked %v", s.c.Member(1), s.c.Member(2), s.unlinked)
+	}
+}
+
+func TestSnapshotHoldsWritesOnlyUntilItIsSealed(t *testing.T) {
+	s := attached(t, 2)
+	first := writeAt(5, 1)
+	s.step(Submit{first})
+	ch := s.order(&Change{Op: Snapshot})
+	s.record() // the number
+	held := writeAt(7, 1)
+	s.step(Submit{held})
+	if s.writesTo(0) != 1 || s.sentTo(0, wire.KindSnapshot) != 0 {
+		t.Fatal("sealed, or written, before the first write has ended")
+	}
+	s.answer(0)
+	s.answer(1)
+	if s.sentTo(0, wire.KindSnapshot) != 1 || s.writesTo(1) != 0 {
+		t.Fatalf("%d seals, %d writes: member 0 has not sealed", s.sentTo(0, wire.KindSnapshot), s.writesTo(1))
+	}
+	s.answer(0)
+	if s.writesTo(1) != 1 || s.isDone(ch) {
+		t.Fatal("writes must go on, and the snapshot is not in the record yet")
+	}
+	s.settle()
+	if rec := s.c.Record(); !s.isDone(ch) || ch.Err != nil || ch.Generation != 1 || !slices.Equal(rec.Snapshots, []block.Generation{1}) || rec.Generation != 2 || held.Err != nil {
+		t.Fatalf("%+v, %+v", ch, rec)
+	}
+}
+
+func (s *stage) isDone(ch *Change) bool { return slices.Contains(s.changed, ch) }
+
+func TestAHoldThatTakesTooLongThaws(t *testing.T) {
+	s := attached(t, 2)
+	hold := s.order(&Change{Op: Hold, Until: s.now + time.Second})
+	s.record()
+	if !s.isDone(hold) || hold.Err != nil {
+		t.Fatalf("%+v", hold)
+	}
+	q := writeAt(5, 1)
+	s.step(Submit{q})
+	if s.writesTo(0) != 0 {
+		t.Fatal("written while held")
+	}
+	s.now += 2 * time.Second
+	s.step(Tick{})
+	if s.writesTo(0) != 1 {
+		t.Fatal("still held")
+	}
+	snapshot := s.order(&Change{Op: Snapshot, Held: true})
+	release := s.order(&Change{Op: Release})
+	s.settle()
+	if !fault.Is(snapshot.Err, fault.Timeout) || !fault.Is(release.Err, fault.Timeout) || len(s.c.Record().Snapshots) != 0 {
+		t.Fatalf("%v, %v, %v", snapshot.Err, release.Err, s.c.Record().Snapshots)
+	}
+}
+
+func TestAWriteOfPartOfABlockKeepsTheRest(t *testing.T) {
+	s := attached(t, 2)
+	data := host.Buffer(2 * block.Size)
+	for i := range data {
+		data[i] = 7
+	}
+	q := &Request{Op: Write, Extent: block.Extent{Start: 3, Count: 2}, Data: data, Sums: make([]block.Sum, 2), Head: 512, Tail: 1024}
+	s.step(Submit{q})
+	if s.writesTo(0) != 0 || s.sentTo(0, wire.KindRead) != 1 {
+		t.Fatal("the edge must be read first")
+	}
+	s.settle()
+	want := host.Buffer(2 * block.Size) // what was read is zeros
+	for i := 512; i < len(want)-1024; i++ {
+		want[i] = 7
+	}
+	sums := make([]block.Sum, 2)
+	block.Checksums(sums, want)
+	if q.Err != nil || !slices.Equal(q.Data, want) || !slices.Equal(q.Sums, sums) || s.sentTo(1, wire.KindWrite) != 1 {
+		t.Fatalf("%v, %d writes", q.Err, s.sentTo(1, wire.KindWrite))
+	}
+}
+
+func TestOneGoodCopyOfEachBlockIsEnough(t *testing.T) {
+	s := attached(t, 2)
+	q := &Request{Op: Read, Extent: block.Extent{Start: 1, Count: 2}, Data: host.Buffer(2 * block.Size), Sums: make([]block.Sum, 2)}
+	bad := func(m int, e block.Extent) bool { b := block.Index(1 + m); return e.Start <= b && b < e.End() }
+	s.step(Submit{q})
+	for i := 0; i < len(s.sent); i++ { // member 0 can't read block 1, member 1 not block 2
+		x := s.sent[i]
+		if r, ok := x.Msg.(*wire.Read); ok && bad(x.Member, r.Extent) {
+			s.sent[i].Msg = nil
+			s.step(Received{Member: x.Member, ID: x.ID, Msg: &wire.Fail{Status: fault.Corrupt}})
+		} else if ok || x.Msg != nil && x.Msg.Kind() == wire.KindWrite {
+			s.sent[i].Msg = nil
+			s.step(Received{Member: x.Member, ID: x.ID, Msg: healthy(x.Msg)})
+		}
+	}
+	if len(s.done) != 1 || q.Err != nil || s.c.Stats().Repaired != 1 {
+		t.Fatalf("%v, %+v\n%s", q.Err, s.c.Stats(), s.c.Debug(s.now))
+	}
+}
+
+func TestAReplicaThatLeavesIsLeftBehindBeforeItIsGone(t *testing.T) {
+	s := attached(t, 2)
+	s.step(Received{Member: 1, Msg: &wire.Leave{}})
+	if s.want == nil || s.want.Members[1].State != spec.Outdated {
+		t.Fatalf("%+v", s.want)
+	}
+	q := writeAt(5, 1)
+	s.step(Submit{q})
+	s.answer(0)
+	s.answer(1)
+	if q.Err != nil || len(s.done) != 1 {
+		t.Fatal("I/O must go on meanwhile")
+	}
+}
+
+func TestTheLastReplicaMayLeaveAndIsWaitedFor(t *testing.T) {
+	s := attached(t, 1)
+	s.step(Received{Member: 0, Msg: &wire.Leave{}})
+	if s.want != nil {
+		t.Fatalf("%+v", s.want)
+	}
+}
+
+func TestASlowReplicaIsLeftBehindWithItsReason(t *testing.T) {
+	s := attached(t, 2)
+	s.step(Submit{writeAt(5, 1)})
+	s.answer(0)
+	for range 70 { // it answers everything but the write
+		s.now += 100 * time.Millisecond
+		s.step(Tick{})
+		for i, x := range s.sent {
+			if x.Msg != nil && x.Msg.Kind() == wire.KindRenew {
+				s.sent[i].Msg = nil
+				s.step(Received{Member: x.Member, ID: x.ID, Msg: healthy(x.Msg)})
+			}
+		}
+	}
+	if s.want == nil || s.want.Members[1].State != spec.Outdated || s.c.Stats().Slow != 1 {
+		t.Fatalf("%+v, %+v", s.want, s.c.Stats())
+	}
+	s.settle()
+	list := s.c.Health(s.now)
+	if !slices.ContainsFunc(list, func(x Condition) bool {
+		return x.Kind == Degraded && strings.Contains(x.Cause, "was slow for") && x.Cure != ""
+	}) {
+		t.Fatalf("%+v", list)
+	}
+}
+
+func TestHealthyHasNoConditions(t *testing.T) {
+	s := attached(t, 2)
+	if list := s.c.Health(s.now); len(list) != 0 {
+		t.Fatalf("%+v", list)
+	}
+	s.step(Unlinked{Member: 1})
+	for _, x := range s.c.Health(s.now) {
+		if x.Cause == "" || x.Cure == "" {
+			t.Fatalf("%+v", x)
+		}
+	}
+	if len(s.c.Health(s.now)) == 0 {
+		t.Fatal("healthy without a replica")
+	}
+}
+
+func TestDataIsLostOnlyWhenSomebodySaysSo(t *testing.T) {
+	s := attached(t, 2)
+	s.step(Unlinked{Member: 1})
+	s.settle() // member 1 is outdated
+	s.refuse = map[int]bool{0: true}
+	s.step(Unlinked{Member: 0})
+	s.now += time.Minute
+	s.settle()
+	if s.c.Record().Members[1].State != spec.Outdated {
+		t.Fatalf("%+v", s.c.Record())
+	}
+	if !slices.ContainsFunc(s.c.Health(s.now), func(x Condition) bool { return x.Kind == Stuck && strings.Contains(x.Cause, "would be lost") }) {
+		t.Fatalf("%+v", s.c.Health(s.now))
+	}
+	ch := s.order(&Change{Op: AcceptLoss, Replica: block.ReplicaID{2}})
+	s.settle()
+	rec := s.c.Record()
+	if ch.Err != nil || rec.Members[1].State != spec.InSync || rec.Members[0].State != spec.Outdated || rec.Members[0].Since != 0 || !s.c.Serving(s.now) {
+		t.Fatalf("%v, %+v\n%s", ch.Err, rec, s.c.Debug(s.now))
+	}
+	flush := &Request{Op: Flush}
+	s.step(Submit{flush})
+	s.settle()
+	if !fault.Is(flush.Err, fault.Media) {
+		t.Fatalf("the application was not told: %v", flush.Err)
+	}
+}
+
+func TestLimitsHoldRequestsBack(t *testing.T) {
+	s := attached(t, 2)
+	s.c.SetLimits(Limits{Writes: 100})
+	for i := range 30 {
+		s.step(Submit{writeAt(block.Index(10*i), 1)})
+	}
+	burst := s.writesTo(0)
+	if burst < 5 || burst > 15 || s.alarm == 0 {
+		t.Fatalf("%d writes at once, alarm %v", burst, s.alarm)
+	}
+	s.now += 100 * time.Millisecond
+	s.step(Tick{})
+	if n := s.writesTo(0) - burst; n < 5 || n > 15 {
+		t.Fatalf("%d writes in a tenth of a second", n)
+	}
+	s.c.SetLimits(Limits{})
+	s.step(Tick{})
+	if n := s.writesTo(0); n != 30 {
+		t.Fatalf("%d of 30", n)
+	}
+}
+
+func TestOldDataDoesNotCount(t *testing.T) {
+	s := newStage(t, 2)
+	s.c.rec.Settled, s.c.public.Settled = 1, 1
+	s.promised = map[int]block.Epoch{0: 1}
+	s.step(Tick{})
+	s.settle()
+	rec := s.c.Record()
+	if rec.Members[1].State == spec.InSync && s.sentTo(1, wire.KindRegions) == 0 {
+		t.Fatalf("%+v: the second replica has promised nothing yet, and was trusted", rec)
+	}
+}
