@@ -59,7 +59,8 @@ func (c *Coordinator) Health(now time.Duration) (list []Condition) {
 			about(m, Stuck, "I/O waits for the replica to admit this owner", "wait: the lease of the owner before has to run out; if it lasts, see the log of the replica's node")
 		default:
 			lost++
-			about(m, Stuck, "I/O waits for the replica: "+c.absence(now, m), "bring the replica's node back")
+			cause, cure := c.absence(now, m)
+			about(m, Stuck, "I/O waits for the replica: "+cause, cure)
 		}
 	}
 	if lost > 0 && lost == c.rec.InSync() {
@@ -92,16 +93,20 @@ func (c *Coordinator) Health(now time.Duration) (list []Condition) {
 }
 
 // absence says why a member that counts does not answer.
-func (c *Coordinator) absence(now time.Duration, m int) string {
+func (c *Coordinator) absence(now time.Duration, m int) (cause, cure string) {
 	x := c.members[m]
+	cure = "bring the replica's node back"
 	switch {
 	case x.bad != nil:
-		what, _ := fault.Describe(x.bad)
-		return what
+		what, better := fault.Describe(x.bad)
+		if better != "" {
+			cure = better
+		}
+		return what, cure
 	case !x.linked:
-		return "it can't be reached"
+		return "it can't be reached", cure
 	}
-	return fmt.Sprintf("it was not heard of for %v", now-x.heard)
+	return fmt.Sprintf("it was not heard of for %v", now-x.heard), cure
 }
 
 // outdated says how a member stands that does not count.

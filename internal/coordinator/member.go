@@ -294,7 +294,9 @@ func (c *Coordinator) tick(now time.Duration, fx *Effects) {
 }
 
 func failureOf(msg wire.Message) error {
-	if f, ok := msg.(*wire.Fail); ok {
+	if f, ok := msg.(*wire.Fail); ok && f.Status == fault.Unsupported {
+		return fault.WithCure(fault.Errorf("coordinator", f.Status, "the replica's node does not understand: %s", f.Text), "run the same version of holdfast on all nodes")
+	} else if ok {
 		return fault.Errorf("coordinator", f.Status, "the replica says: %s", f.Text)
 	}
 	return fault.Errorf("coordinator", fault.Internal, "the replica answered with %T", msg)
