@@ -81,8 +81,8 @@
 //
 // Per open replica: Options.TablesMax tables in memory (11 KiB each; 2048), Options.FilesMax
 // open files (1024), a 4 MiB journal on disk, 16384 views of snapshots remembered (24 bytes
-// each), and 64 bytes for each region of 4 MiB that is ever touched, in groups of 128: 16
-// MiB for a volume of 1 TiB that is full, 8 KiB for an empty one. Each chunk of 64 MiB that
+// each), and 72 bytes for each region of 4 MiB that is ever touched, in groups of 128: 18
+// MiB for a volume of 1 TiB that is full, 16 KiB for an empty one. Each chunk of 64 MiB that
 // has files takes some 200 bytes and 4 for each file. It starts no goroutines; its tasks
 // (see task.go) are coroutines of the owner's, a few at a time.
 package store

@@ -10,7 +10,7 @@ import (
 )
 
 // region is what is known of one region in memory: its record as it should be on disk,
-// and its state now. There is one for each region that was ever touched, 64 bytes; what
+// and its state now. There is one for each region that was ever touched, 72 bytes; what
 // few have at a time is in rare.
 type region struct {
 	record
