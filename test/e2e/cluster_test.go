@@ -84,7 +84,7 @@ func newCluster(t *testing.T, count int) *cluster {
 		n := &node{c: c, i: i, name: fmt.Sprintf("n%d", i+1)}
 		c.nodes = append(c.nodes, n)
 		n.start()
-		c.await("node "+n.name+" is up", func(ctx context.Context) bool { return c.nodes[0].isUp(ctx, n.name) })
+		c.await("node "+n.name+" is up, with its pool", func(ctx context.Context) bool { return c.nodes[0].isUp(ctx, n.name) })
 		if i == 0 {
 			r, err := n.api().Cluster.CreateToken(t.Context(), &v1.CreateTokenRequest{Kind: v1.TokenKind_TOKEN_KIND_JOIN, Lifetime: durationpb.New(time.Hour)})
 			must(t, err)
@@ -96,7 +96,19 @@ func newCluster(t *testing.T, count int) *cluster {
 
 func (n *node) isUp(ctx context.Context, name string) bool {
 	got, err := n.api().Nodes.GetNode(ctx, &v1.GetNodeRequest{Node: name})
-	return err == nil && got.Status.GetState() == v1.NodeState_NODE_STATE_UP
+	if err != nil || got.Status.GetState() != v1.NodeState_NODE_STATE_UP {
+		return false
+	}
+	pools, err := n.api().Pools.ListPools(ctx, &v1.ListPoolsRequest{})
+	if err != nil {
+		return false
+	}
+	for _, p := range pools.Pools {
+		if p.Spec.GetNodeId() == got.Meta.Id && p.Status.GetHealthy() {
+			return true
+		}
+	}
+	return false
 }
 
 // await waits until so.
