@@ -24,7 +24,7 @@ build: ## bin/holdfast, one static binary
 	@scripts/deps build
 	CGO_ENABLED=0 go build -trimpath -o bin/holdfast ./cmd/holdfast
 
-run: build ## see it work: a pool in ./run and a round trip through the store
+run: build ## see it work: a cluster of three nodes in ./run, and what it does when one dies
 	@scripts/deps run
 	@scripts/demo start
 
@@ -87,6 +87,7 @@ fuzz:
 
 shell: build
 	@scripts/demo try
+	@scripts/demo-store try
 
 clean: stop ## remove what was built
 	rm -rf bin
