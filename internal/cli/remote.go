@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"io/fs"
 	"net"
@@ -58,6 +59,10 @@ func explained(err error, address string) error {
 			cure = "run this as root; or use --address and --token"
 		}
 		return fault.WithCure(fault.Errorf("cli", fault.Unavailable, "the API at %s does not answer: %w", address, dial.Err), cure)
+	}
+	if stranger := new(tls.CertificateVerificationError); errors.As(err, &stranger) {
+		return fault.WithCure(fault.Errorf("cli", fault.Denied, "who answers at %s is not believed: %w", address, stranger.Err),
+			"name the cluster's authority with --ca: it is the file trust/ca.pem in the data directory of any node")
 	}
 	return rpc.Fault("cli", err)
 }
