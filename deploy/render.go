@@ -36,7 +36,7 @@ func Render(namespace string, values map[string]any) (string, error) {
 	}
 	merge(defaults, values)
 	data := map[string]any{"Values": defaults, "Release": map[string]any{"Namespace": namespace, "Name": "holdfast"},
-		"Chart": map[string]any{"AppVersion": about["appVersion"], "Version": about["version"]}}
+		"Files": files{}, "Chart": map[string]any{"AppVersion": about["appVersion"], "Version": about["version"]}}
 	entries, err := chart.ReadDir(path.Join(chartDir, "templates"))
 	if err != nil {
 		return "", err
@@ -50,6 +50,15 @@ func Render(namespace string, values map[string]any) (string, error) {
 		fmt.Fprintf(&out, "---\n%s\n", strings.TrimSpace(text))
 	}
 	return out.String(), nil
+}
+
+// files are Helm's .Files.
+type files struct{}
+
+// Get returns a file of the chart; Helm's returns nothing for one that is not there.
+func (files) Get(name string) (string, error) {
+	raw, err := chart.ReadFile(path.Join(chartDir, name))
+	return string(raw), err
 }
 
 func merge(under, over map[string]any) {

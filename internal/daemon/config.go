@@ -219,6 +219,7 @@ func (c *Config) foundingFile() string  { return filepath.Join(c.DataDir, "found
 func (c *Config) restoreFile() string   { return filepath.Join(c.DataDir, "restore.dump") }
 func (c *Config) keeperSocket() string  { return filepath.Join(c.RunDir, "keeper.sock") }
 func (c *Config) apiSocket() string     { return filepath.Join(c.RunDir, "api.sock") }
+func (c *Config) debugSocket() string   { return filepath.Join(c.RunDir, "debug.sock") }
 func (c *Config) childConfig() string   { return filepath.Join(c.RunDir, "node.yaml") }
 func (c *Config) pidFile(of string) string {
 	return filepath.Join(c.RunDir, of+".pid")

@@ -121,6 +121,7 @@ func Data(ctx context.Context, o ChildOptions) error {
 		Store: store, Pools: c.Pools,
 		Listen: c.listenAt(c.DataPort), Advertise: c.at(c.DataPort), API: c.at(c.APIPort),
 		Credentials: id.Credentials(),
+		Debug:       c.debugSocket(),
 		Keeper:      c.keeperSocket(), Errand: errand.Command{o.Program, "errand"}, LinkDir: c.LinkDir,
 		Log: o.Log.With("process", "data"),
 	})

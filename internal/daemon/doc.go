@@ -21,5 +21,6 @@
 //	restore.dump   a dump that control is to begin a cluster's metadata with
 //
 // In the run directory: node.yaml, the config of the other processes; <process>.pid;
-// keeper.sock; api.sock, at which root needs no token.
+// keeper.sock; api.sock, at which root needs no token; debug.sock, with the metrics and
+// debug pages of the data process.
 package daemon

@@ -17,6 +17,7 @@ type metrics struct {
 	registry *prometheus.Registry
 	calls    *prometheus.HistogramVec
 	running  *prometheus.GaugeVec
+	all      prometheus.Gatherers
 }
 
 func newMetrics(s *Server) *metrics {
@@ -26,7 +27,11 @@ func newMetrics(s *Server) *metrics {
 			Buckets: []float64{0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30}}, []string{"call", "code"}),
 		running: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "holdfast_api_calls_running", Help: "Calls of the API that have not ended, watches among them."}, []string{"call"}),
 	}
-	m.registry.MustRegister(m.calls, m.running, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), &inventory{s.view})
+	m.registry.MustRegister(m.calls, m.running, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), &inventory{s.view, s.options.Data})
+	m.all = prometheus.Gatherers{m.registry}
+	if s.options.Data != "" {
+		m.all = append(m.all, dataMetrics(s.options.Data))
+	}
 	return m
 }
 
@@ -41,7 +46,7 @@ func (m *metrics) ended(procedure, code string, took time.Duration, stream bool)
 }
 
 func (m *metrics) handler() http.Handler {
-	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{})
+	return promhttp.HandlerFor(m.all, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError})
 }
 
 // volumesMax bounds how many volumes have figures of their own: those that are attached,
@@ -49,7 +54,10 @@ func (m *metrics) handler() http.Handler {
 const volumesMax = 1000
 
 // inventory describes the cluster, from the view, whenever it is scraped.
-type inventory struct{ *view }
+type inventory struct {
+	*view
+	data string // socket of the data process
+}
 
 func desc(name, help string, labels ...string) *prometheus.Desc {
 	return prometheus.NewDesc("holdfast_"+name, help, labels, nil)
@@ -69,18 +77,14 @@ var (
 	descAttachments  = desc("attachments", "Attachments by state.", "state")
 	descResyncLeft   = desc("resync_left_bytes", "What replicas that catch up have yet to look at.")
 	descOperations   = desc("operations_running", "Operations that have not ended, by kind.", "kind")
+	descData         = desc("data_reachable", "1 when the data process of this server's node shows its own metrics.")
 	descVolHealthy   = desc("volume_healthy", "1 when every replica of the volume is in sync and there. Only attached volumes and those that need attention, 1000 at most.", "volume", "volume_id")
 	descVolSize      = desc("volume_size_bytes", "Size of the volume's device.", "volume", "volume_id")
 	descVolUsed      = desc("volume_used_bytes", "What the largest replica of the volume takes.", "volume", "volume_id")
-	descVolOps       = desc("volume_operations_total", "I/O operations of the volume's device, by kind.", "volume", "volume_id", "kind")
-	descVolBytes     = desc("volume_bytes_total", "Bytes read from and written to the volume's device.", "volume", "volume_id", "kind")
-	descVolErrors    = desc("volume_errors_total", "I/O operations of the volume's device that failed.", "volume", "volume_id")
-	descVolRepaired  = desc("volume_repaired_blocks_total", "Blocks that were bad on one replica and repaired from another.", "volume", "volume_id")
 )
 
 var descriptions = []*prometheus.Desc{descStateUp, descNodes, descNodeUp, descPoolHealthy, descPoolCapacity, descPoolUsed, descPoolReserve,
-	descVolumes, descReplicas, descSnapshots, descAttachments, descResyncLeft, descOperations, descVolHealthy, descVolSize, descVolUsed,
-	descVolOps, descVolBytes, descVolErrors, descVolRepaired}
+	descVolumes, descReplicas, descSnapshots, descAttachments, descResyncLeft, descOperations, descVolHealthy, descVolSize, descVolUsed, descData}
 
 // Describe names the figures.
 func (i *inventory) Describe(out chan<- *prometheus.Desc) {
@@ -93,6 +97,9 @@ func (i *inventory) Describe(out chan<- *prometheus.Desc) {
 func (i *inventory) Collect(out chan<- prometheus.Metric) {
 	g := gauge{out}
 	g.set(descStateUp, float64(one(i.stale() == nil)))
+	if i.data != "" {
+		g.set(descData, float64(one(answers(i.data))))
+	}
 	i.nodesAndPools(g)
 	i.volumesAndReplicas(g)
 	g.set(descSnapshots, float64(i.snapshots.Len()))
@@ -110,10 +117,6 @@ type gauge struct{ out chan<- prometheus.Metric }
 
 func (g gauge) set(d *prometheus.Desc, value float64, labels ...string) {
 	g.out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, value, labels...)
-}
-
-func (g gauge) count(d *prometheus.Desc, value uint64, labels ...string) {
-	g.out <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(value), labels...)
 }
 
 func (g gauge) each(d *prometheus.Desc, by counts) {
@@ -186,16 +189,4 @@ func (g gauge) volume(v *v1.Volume) {
 	g.set(descVolHealthy, float64(one(v.Status.Health == v1.Health_HEALTH_HEALTHY)), name, id)
 	g.set(descVolSize, float64(v.Spec.GetSizeBytes()), name, id)
 	g.set(descVolUsed, float64(v.Status.UsedBytes), name, id)
-	st := v.Status.Attachment.GetStats()
-	if st == nil {
-		return
-	}
-	g.count(descVolOps, st.Reads, name, id, "read")
-	g.count(descVolOps, st.Writes, name, id, "write")
-	g.count(descVolOps, st.Flushes, name, id, "flush")
-	g.count(descVolOps, st.Discards, name, id, "discard")
-	g.count(descVolBytes, st.ReadBytes, name, id, "read")
-	g.count(descVolBytes, st.WrittenBytes, name, id, "write")
-	g.count(descVolErrors, st.Errors, name, id)
-	g.count(descVolRepaired, st.RepairedBlocks, name, id)
 }

@@ -27,6 +27,10 @@ func (s *Server) mountPages() {
 	s.mux.Handle(grpchealth.NewHandler(grpchealth.NewStaticChecker(serviceNames...)))
 	s.mux.HandleFunc("GET /healthz", s.healthz)
 	s.mux.Handle("GET /metrics", s.metrics.handler())
+	if s.options.Data != "" {
+		s.mux.Handle("GET /debug/volumes", s.debug())
+		s.mux.Handle("GET /debug/volumes/", s.debug())
+	}
 	s.mux.HandleFunc("GET /openapi.yaml", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/yaml")
 		_, _ = w.Write(v1.OpenAPI) // who asked may have gone

@@ -35,6 +35,10 @@ type Options struct {
 	Blocks   ChangedBlocks // nil: changed blocks are fault.Unsupported
 	Metadata Metadata      // how the store does; nil: nothing is known but whether it answers
 
+	// Data is the socket of the data process of this server's node. Its metrics are shown
+	// with the server's, and its debug pages to administrators. Empty: there is none.
+	Data string
+
 	Log    *slog.Logger // nil: none
 	Now    func() time.Time
 	Random io.Reader

@@ -43,7 +43,8 @@ type Options struct {
 	Store  state.Store // nil: in memory
 	Now    func() time.Time
 	Blocks server.ChangedBlocks
-	Still  bool // nobody plays control and nodes
+	Data   string // see server.Options
+	Still  bool   // nobody plays control and nodes
 }
 
 // Start starts a server, which ends with the test.
@@ -61,7 +62,7 @@ func Start(t *testing.T, o Options) *Cluster {
 		o.Now = time.Now
 	}
 	trusted := c.found(o.Now)
-	c.Server = server.New(ctx, server.Options{Store: c.Store, Version: "test", Trust: trusted, Blocks: o.Blocks, Now: o.Now})
+	c.Server = server.New(ctx, server.Options{Store: c.Store, Version: "test", Trust: trusted, Blocks: o.Blocks, Data: o.Data, Now: o.Now})
 	c.Socket = filepath.Join(t.TempDir(), "api.sock")
 	c.serve("unix", c.Socket, c.Server.Local())
 	c.TCP = "http://" + c.serve("tcp", "127.0.0.1:0", c.Server)
