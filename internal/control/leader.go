@@ -110,7 +110,7 @@ func (l *leader) sweep(ctx context.Context, d *decider) error {
 		steps func() []step
 		when  bool
 	}{
-		{func() []step { return d.liveness(due) }, changed("nodes", "alive", "pools", "poolstatus", "absences")},
+		{func() []step { return d.liveness(due) }, changed("nodes", "alive", "nodestatus", "pools", "poolstatus", "absences")},
 		{d.operate, changed("operations", "assignments", "records", "verdicts", "holdings", "nodes", "pools")},
 		{d.oldMarks, changed("policies")},
 		{func() []step { return d.strayReplicas(due) }, changed("holdings", "condemned", "strays", "assignments", "records")},

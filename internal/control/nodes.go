@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -44,6 +45,8 @@ func (d *decider) nodeLiveness(id string) (s step) {
 	_, alive := d.alive.get(id)
 	away, absent := d.absences.get(id)
 	switch {
+	case !alive && !absent && d.isNew(id):
+		s.due(d.now.Add(newFor))
 	case !alive && !absent:
 		s.ops = []state.Op{state.Absences.Create(id, d.absence(id)), state.Alive.Require(id, 0)}
 		s.event = nodeEvent(n, "warning", "NodeDown", "it is not heard of any more")
@@ -55,6 +58,19 @@ func (d *decider) nodeLiveness(id string) (s step) {
 		s.event = nodeEvent(n, "info", "NodeUp", "it is there again; it was away since %s", clock(away.Value.Since.AsTime()))
 	}
 	return s
+}
+
+// newFor is how long a node may take from joining, or from starting anew, to its lease.
+const newFor = 15 * time.Second
+
+// isNew reports whether a node has just joined, or has said something just now: it is not
+// away, it is on its way.
+func (d *decider) isNew(id string) bool {
+	if d.now.Before(d.nodes.value(id).Meta.GetCreated().AsTime().Add(newFor)) {
+		return true
+	}
+	seen := d.nodeStatuses.value(id).GetSeen()
+	return seen != nil && d.now.Before(seen.AsTime().Add(newFor))
 }
 
 // poolLiveness notes that a pool can't be used although its node is there.

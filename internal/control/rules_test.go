@@ -553,3 +553,41 @@ func TestDetachedVolumesAreTendedOnlyWhileNeeded(t *testing.T) {
 	s.rest()
 	s.healthy("v")
 }
+
+func TestANodeThatHasJustJoinedIsNotCalledDown(t *testing.T) {
+	s := newStage(t, 3)
+	s.rest()
+	s.do(state.Nodes.Create("n9", &v1.Node{Meta: &v1.Meta{Id: "n9", Name: "n9", Created: timestamppb.New(s.now)}, Spec: &v1.NodeSpec{}}))
+	s.rest()
+	s.later(3 * time.Second)
+	s.start("n9")
+	s.rest()
+	if got := s.events("node/n9"); len(got) != 0 {
+		t.Errorf("the events of the new node are %v", got)
+	}
+	s.do(state.Nodes.Create("n8", &v1.Node{Meta: &v1.Meta{Id: "n8", Name: "n8", Created: timestamppb.New(s.now)}, Spec: &v1.NodeSpec{}}))
+	s.rest()
+	s.later(20 * time.Second)
+	if got := s.events("node/n8"); !slices.Equal(got, []string{"NodeDown"}) {
+		t.Errorf("the events of a node that never came are %v", got)
+	}
+}
+
+func TestACloneBeginsWhereThereIsRoom(t *testing.T) {
+	s := newStage(t, 4)
+	s.create("v", &v1.VolumeSpec{SizeBytes: gib, Replicas: 2, Placement: &v1.Placement{Nodes: []string{"n1", "n3"}}})
+	s.do(state.Snapshots.Create("s", &v1.Snapshot{Meta: &v1.Meta{Id: "s", Name: "s"}, Spec: &v1.SnapshotSpec{VolumeId: "v"}}))
+	s.rest()
+	status := proto.CloneOf(s.view().poolStatuses.value("pn1"))
+	status.CapacityBytes = gib / 2
+	s.do(state.PoolStatuses.Put("pn1", status))
+	s.create("c", &v1.VolumeSpec{SizeBytes: gib, Replicas: 2, SourceSnapshotId: "s"})
+	if err := s.turn(s.l); err != nil {
+		t.Fatal(err)
+	}
+	if got := s.holders("c"); !slices.Equal(got, []string{"n3"}) && (len(got) != 2 || got[0] != "n3") {
+		t.Errorf("the clone begins on %v, want n3", got)
+	}
+	s.rest()
+	s.healthy("c")
+}

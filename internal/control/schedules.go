@@ -111,6 +111,12 @@ func (d *decider) scheduled(p *v1.SnapshotPolicy, vol *v1.Volume, list []rhythm)
 	for _, r := range list {
 		due := r.Before(d.now)
 		last := was.Value.GetDone()[r.key]
+		if len(s.ops) > state.OpsMax/2 {
+			if last != nil {
+				mark.Done[r.key] = last
+			}
+			continue // in the next commit
+		}
 		mark.Done[r.key] = timestamppb.New(due)
 		if last == nil || !last.AsTime().Before(due) {
 			if last != nil {

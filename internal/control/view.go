@@ -22,6 +22,7 @@ type view struct {
 	settings settings
 
 	nodes        table[*v1.Node]
+	nodeStatuses table[*v1.NodeStatus]
 	alive        table[*emptypb.Empty]
 	absences     table[*statepb.Absence]
 	pools        table[*v1.Pool]
@@ -153,6 +154,7 @@ func newView() *view {
 	v := &view{settings: settingsOf(nil), names: map[string]string{}, tables: map[string]keyed{}, poolsOf: sets{}, at: sets{}, holds: sets{},
 		snaps: sets{}, clones: sets{}, attached: sets{}, active: map[string]bool{}, shares: map[string]share{}, pending: map[string]int64{}, filling: map[string]int{}, touched: map[string]bool{}, suspects: map[string]bool{}, pulses: map[string]bool{}, fresh: map[string]bool{}}
 	join(v, &v.nodes, state.Nodes, func(id string, _, _ *v1.Node) { v.nodeChanged(id) })
+	join(v, &v.nodeStatuses, state.NodeStatuses, func(id string, _, _ *v1.NodeStatus) { v.pulses[id] = true })
 	join(v, &v.alive, state.Alive, func(id string, _, _ *emptypb.Empty) { v.nodeChanged(id) })
 	join(v, &v.absences, state.Absences, func(id string, _, _ *statepb.Absence) { v.pulses[id] = true; v.touchAt(id) })
 	join(v, &v.pools, state.Pools, v.poolChanged)

@@ -111,6 +111,10 @@ func (d *decider) create(vol state.Entry[*v1.Volume], s *step) {
 		a.SourceVolumeId, a.SourceGeneration, rec.Generation = o.volume, o.generation, o.generation+1
 	}
 	pools, err := d.room().Choose(r)
+	for r.Only != nil && err != nil && r.Replicas > 1 { // others are filled from the first ones later
+		r.Replicas--
+		pools, err = d.room().Choose(r)
+	}
 	if err != nil {
 		d.refused(s, Placed, err)
 		return
