@@ -53,7 +53,7 @@ func (c *Config) Flags(f *pflag.FlagSet) {
 	f.StringVar(&c.LinkDir, "link-dir", "/dev/holdfast", "`directory` for the stable names of devices")
 	f.StringVar(&c.Name, "name", "", "of the node (default: the machine's)")
 	f.StringVar(&c.Cluster, "cluster-name", "holdfast", "of the cluster, for people, if this node makes it")
-	f.StringVar(&c.Address, "address", "", "`IP` or name at which other nodes reach this one (default: that of the route to the world)")
+	f.StringVar(&c.Address, "address", "", "`IP` or name at which other nodes reach this one (default: that of the route to the world; also HOLDFAST_NODE_ADDRESS)")
 	f.StringVar(&c.Listen, "listen", "", "`IP` to listen at (default: the address if it is an IP of this machine, else all)")
 	f.StringSliceVar(&c.Names, "certificate-names", nil, "more names and IPs at which people reach the API")
 	f.IntVar(&c.APIPort, "api-port", 7400, "of the API")
@@ -61,7 +61,7 @@ func (c *Config) Flags(f *pflag.FlagSet) {
 	f.IntVar(&c.EtcdPort, "etcd-port", 7402, "of this node's etcd, for clients")
 	f.IntVar(&c.PeerPort, "etcd-peer-port", 7403, "of this node's etcd, for its peers")
 	f.StringVar(&c.Join, "join", "", "`address` of a node of the cluster to join; without it, a node that is in no cluster makes one")
-	f.StringVar(&c.Token, "token", "", "with which to join, from holdfast token create")
+	f.StringVar(&c.Token, "token", "", "with which to join, from holdfast token create (also HOLDFAST_JOIN_TOKEN)")
 	f.StringToStringVar(&c.Labels, "label", nil, "`key=value`, of a node that joins")
 	f.StringVar(&c.Region, "region", "", "where a node that joins is")
 	f.StringVar(&c.Zone, "zone", "", "where a node that joins is")
@@ -81,8 +81,18 @@ func (c *Config) Flags(f *pflag.FlagSet) {
 	f.IntVar(&c.DumpsKept, "dumps-kept", 10, "how many dumps are kept")
 }
 
-// The environment variable of a flag is its name in capitals, with underscores, after this.
-const envPrefix = "HOLDFAST_"
+// variable returns the environment variable of a flag: its name in capitals, with
+// underscores, after HOLDFAST_. Two are called otherwise, because all commands have those
+// for where the API is and who asks.
+func variable(flag string) string {
+	switch flag {
+	case "address":
+		return "HOLDFAST_NODE_ADDRESS"
+	case "token":
+		return "HOLDFAST_JOIN_TOKEN"
+	}
+	return "HOLDFAST_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
+}
 
 // Load completes flags that were not given from the environment, and then from a YAML file
 // with the flags' names as keys, if there is one.
@@ -108,7 +118,7 @@ func Load(f *pflag.FlagSet, getenv func(string) string, file string) error {
 		if flag.Changed || failed != nil {
 			return
 		}
-		env := envPrefix + strings.ToUpper(strings.ReplaceAll(flag.Name, "-", "_"))
+		env := variable(flag.Name)
 		where, text := env, getenv(env)
 		if v, ok := given[flag.Name]; ok && text == "" {
 			where, text = file, plain(v)

@@ -42,14 +42,15 @@ label: {disk: nvme, room: 4}
 no-etcd-member: true
 replace-member-after: 90s
 `
-	env := map[string]string{"HOLDFAST_ZONE": "env", "HOLDFAST_RACK": "env", "HOLDFAST_CERTIFICATE_NAMES": "x,y"}
+	env := map[string]string{"HOLDFAST_ZONE": "env", "HOLDFAST_RACK": "env", "HOLDFAST_CERTIFICATE_NAMES": "x,y",
+		"HOLDFAST_ADDRESS": "the API's", "HOLDFAST_TOKEN": "the API's", "HOLDFAST_JOIN_TOKEN": "to join"}
 	c, err := loaded(t, []string{"--rack", "flag"}, env, text)
 	if err != nil {
 		t.Fatal(err)
 	}
-	got := []any{c.Name, c.Zone, c.Rack, c.APIPort, c.Pools, c.Labels, c.NoMember, c.ReplaceMemberAfter, c.Names, c.DataPort}
+	got := []any{c.Name, c.Zone, c.Rack, c.APIPort, c.Pools, c.Labels, c.NoMember, c.ReplaceMemberAfter, c.Names, c.DataPort, c.Address, c.Token}
 	want := []any{"file", "env", "flag", 1234, []string{"/a", "/b"}, map[string]string{"disk": "nvme", "room": "4"}, true,
-		90 * time.Second, []string{"x", "y"}, 7401}
+		90 * time.Second, []string{"x", "y"}, 7401, "", "to join"}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("%v\nwant %v", got, want)
 	}

@@ -154,7 +154,7 @@ func (x *controller) steward() *member.Steward {
 func (x *controller) present(ctx context.Context) {
 	c := x.config
 	p := &statepb.Presence{NodeId: x.node(), Name: c.Name, ApiAddress: c.at(c.APIPort), ClientUrl: c.clientURL(),
-		Zone: c.Zone, Version: x.version}
+		Version: x.version}
 	if x.hasMember() {
 		p.PeerUrl = c.peerURL()
 	}

@@ -873,7 +873,6 @@ type Presence struct {
 	ApiAddress    string                 `protobuf:"bytes,3,opt,name=api_address,json=apiAddress,proto3" json:"api_address,omitempty"`
 	PeerUrl       string                 `protobuf:"bytes,4,opt,name=peer_url,json=peerUrl,proto3" json:"peer_url,omitempty"` // where it has, or could have, a member of the metadata store
 	ClientUrl     string                 `protobuf:"bytes,5,opt,name=client_url,json=clientUrl,proto3" json:"client_url,omitempty"`
-	Zone          string                 `protobuf:"bytes,6,opt,name=zone,proto3" json:"zone,omitempty"`
 	Version       string                 `protobuf:"bytes,7,opt,name=version,proto3" json:"version,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -940,13 +939,6 @@ func (x *Presence) GetPeerUrl() string {
 func (x *Presence) GetClientUrl() string {
 	if x != nil {
 		return x.ClientUrl
-	}
-	return ""
-}
-
-func (x *Presence) GetZone() string {
-	if x != nil {
-		return x.Zone
 	}
 	return ""
 }
@@ -1047,7 +1039,7 @@ const file_statepb_state_proto_rawDesc = "" +
 	"\x05Token\x12(\n" +
 	"\x05token\x18\x01 \x01(\v2\x12.holdfast.v1.TokenR\x05token\x12#\n" +
 	"\rsecret_sha256\x18\x02 \x01(\fR\fsecretSha256\x12\x12\n" +
-	"\x04uses\x18\x04 \x01(\x05R\x04uses\"\xc0\x01\n" +
+	"\x04uses\x18\x04 \x01(\x05R\x04uses\"\xb2\x01\n" +
 	"\bPresence\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1f\n" +
@@ -1055,9 +1047,8 @@ const file_statepb_state_proto_rawDesc = "" +
 	"apiAddress\x12\x19\n" +
 	"\bpeer_url\x18\x04 \x01(\tR\apeerUrl\x12\x1d\n" +
 	"\n" +
-	"client_url\x18\x05 \x01(\tR\tclientUrl\x12\x12\n" +
-	"\x04zone\x18\x06 \x01(\tR\x04zone\x12\x18\n" +
-	"\aversion\x18\a \x01(\tR\aversionB8Z6github.com/holdfast-io/holdfast/internal/state/statepbb\x06proto3"
+	"client_url\x18\x05 \x01(\tR\tclientUrl\x12\x18\n" +
+	"\aversion\x18\a \x01(\tR\aversionJ\x04\b\x06\x10\aB8Z6github.com/holdfast-io/holdfast/internal/state/statepbb\x06proto3"
 
 var (
 	file_statepb_state_proto_rawDescOnce sync.Once

@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -343,15 +345,20 @@ func (a *Agent) remember(ctx context.Context) {
 
 // superseded reports whether some other member is of a later incarnation.
 func (a *Agent) superseded(ctx context.Context) bool {
+	var later atomic.Bool
+	var group sync.WaitGroup
 	for _, url := range a.Others() {
 		if url == a.Server.ClientURL {
 			continue
 		}
-		if n, err := a.ask(ctx, url); err == nil && n > a.kept.Incarnation {
-			return true
-		}
+		group.Go(func() {
+			if n, err := a.ask(ctx, url); err == nil && n > a.kept.Incarnation {
+				later.Store(true)
+			}
+		})
 	}
-	return false
+	group.Wait()
+	return later.Load()
 }
 
 // ask returns the incarnation at one member.

@@ -185,19 +185,19 @@ func (s *Steward) places(ctx context.Context) (places []Place, err error) {
 	if err != nil {
 		return nil, err
 	}
-	stays := map[string]bool{}
+	stays, zones := map[string]bool{}, map[string]string{}
 	for _, n := range nodes {
-		stays[n.ID] = !n.Value.GetSpec().GetRemoved()
+		stays[n.ID], zones[n.ID] = !n.Value.GetSpec().GetRemoved(), n.Value.GetSpec().GetZone()
 	}
 	for _, p := range present {
 		if p.Value.GetPeerUrl() == "" {
 			continue
 		}
-		places = append(places, Place{Node: p.ID, PeerURL: p.Value.GetPeerUrl(), Zone: p.Value.GetZone(), Leaving: !stays[p.ID]})
+		places = append(places, Place{Node: p.ID, PeerURL: p.Value.GetPeerUrl(), Zone: zones[p.ID], Leaving: !stays[p.ID]})
 	}
 	for _, n := range nodes { // of those that are down only the name is known
 		if !slices.ContainsFunc(places, func(p Place) bool { return p.Node == n.ID }) {
-			places = append(places, Place{Node: n.ID, Zone: n.Value.GetSpec().GetZone(), Leaving: !stays[n.ID]})
+			places = append(places, Place{Node: n.ID, Zone: zones[n.ID], Leaving: !stays[n.ID]})
 		}
 	}
 	return slices.DeleteFunc(places, func(p Place) bool { return p.PeerURL == "" && !p.Leaving }), nil
