@@ -9,8 +9,9 @@ import (
 
 	v1 "github.com/holdfast-io/holdfast/api/holdfast/v1"
 	"github.com/holdfast-io/holdfast/internal/attach"
-	"github.com/holdfast-io/holdfast/internal/attach/fuse"
+	"github.com/holdfast-io/holdfast/internal/attach/frontend"
 	"github.com/holdfast-io/holdfast/internal/attach/mount"
+	"github.com/holdfast-io/holdfast/internal/block"
 	"github.com/holdfast-io/holdfast/internal/coordinator"
 	"github.com/holdfast-io/holdfast/internal/fault"
 	"github.com/holdfast-io/holdfast/internal/obs"
@@ -29,12 +30,14 @@ type attachment struct {
 	show attach.Frontend // nil while there is none
 	said *v1.AttachmentStatus
 
-	left       *attach.Options // of a device that the data process before this one left
-	limited    *v1.Limits      // what the head keeps to
-	shown      int64           // bytes that show has, and the filesystem that is mounted here
-	complained string          // the last error that was logged
-	counted    time.Time       // when usage was looked at
-	mounted    string          // where the device is mounted by this node; "" nowhere
+	kind       frontend.Kind    // of show
+	snapshot   bool             // show is of a snapshot
+	left       *frontend.Device // of a device that the data process before this one left
+	limited    *v1.Limits       // what the head keeps to
+	shown      int64            // bytes that show has, and the filesystem that is mounted here
+	complained string           // the last error that was logged
+	counted    time.Time        // when usage was looked at
+	mounted    string           // where the device is mounted by this node; "" nowhere
 
 	mu     sync.Mutex
 	wanted wish
@@ -257,8 +260,27 @@ func (a *attachment) serves() error {
 
 // present makes the device that is wished for, or takes it over.
 func (a *attachment) present(w wish) error {
-	return a.serve(attach.Options{Volume: a.head.volume, Name: w.volume.Meta.Name, BlockSize: int(w.volume.Spec.SectorBytes),
-		ReadOnly: w.attach.ReadOnly, NoDiscard: w.volume.Spec.NoDiscard})
+	d := frontend.Device{Options: attach.Options{Volume: a.head.volume, Name: w.volume.Meta.Name, BlockSize: int(w.volume.Spec.SectorBytes),
+		ReadOnly: w.attach.ReadOnly, NoDiscard: w.volume.Spec.NoDiscard}}
+	var of *v1.SnapshotStatus
+	if w.attach.SnapshotId != "" {
+		if of = a.snapStatus(w.attach.SnapshotId); !of.Ready {
+			return fault.Errorf("node.attach", fault.NotFound, "the snapshot that is to be shown is not there: %s", of.Problem)
+		}
+		d.Options.ReadOnly = true
+	}
+	if a.left != nil {
+		d.Kind = a.left.Kind // it is taken over, whatever would be chosen today
+	} else {
+		wanted, err := frontend.Parse(w.attach.Frontend)
+		if err != nil {
+			return err
+		}
+		if d.Kind, err = frontend.Choose(wanted); err != nil {
+			return err
+		}
+	}
+	return a.serve(d, of)
 }
 
 // takeOver takes over a device that was left and that nobody wishes for any more, so
@@ -267,8 +289,8 @@ func (a *attachment) takeOver() error {
 	if a.head == nil {
 		switch err := a.claim(); {
 		case fault.Is(err, fault.NotFound): // the volume is no more
-			a.log.Warn("taking away the device of a volume that does not exist", "name", a.left.Name)
-			err = a.d.keeper.Remove(a.d.ctx, a.left.Name)
+			a.log.Warn("taking away the device of a volume that does not exist", "name", a.left.Options.Name)
+			err = a.d.keeper.Remove(a.d.ctx, a.left.Options.Name)
 			if err == nil {
 				a.left = nil
 			}
@@ -277,11 +299,13 @@ func (a *attachment) takeOver() error {
 			return err
 		}
 	}
-	return a.serve(*a.left)
+	return a.serve(*a.left, nil)
 }
 
-// serve makes the device, or takes it over, once the head serves.
-func (a *attachment) serve(o attach.Options) error {
+// serve makes the device, or takes it over, once the head serves: of the volume, or of
+// a snapshot.
+func (a *attachment) serve(d frontend.Device, of *v1.SnapshotStatus) error {
+	o := d.Options
 	if err := a.serves(); err != nil {
 		return err
 	}
@@ -290,21 +314,23 @@ func (a *attachment) serve(o attach.Options) error {
 	h := a.head
 	a.d.node.do(func() {
 		a.back = newBackend(h, deviceDepth)
-		o.Size = h.coord.Record().Size
+		if o.Size = h.coord.Record().Size; of != nil {
+			o.Size, a.back.generation = of.SizeBytes, block.Generation(of.Generation)
+		}
 	})
 	a.shown = o.Size
 	if o.Backend = a.back; o.BlockSize == 512 {
 		o.Backend = attach.NewSectors(a.back, deviceDepth)
 	}
 	o.Fence = h.whenServing
-	f, err := fuse.New(o, fuse.Config{Keeper: a.d.keeper, Errand: a.d.o.Errand})
+	f, err := frontend.New(d.Kind, o, frontend.Config{Keeper: a.d.keeper, Errand: a.d.o.Errand})
 	if err != nil {
 		return err
 	}
 	if err := f.Start(a.d.ctx); err != nil {
 		return err
 	}
-	a.left = nil
+	a.left, a.kind, a.snapshot = nil, d.Kind, of != nil
 	a.showing(f)
 	a.log.Info("attached", "device", f.Device().Link, "name", o.Name)
 	return nil

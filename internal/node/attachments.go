@@ -6,7 +6,7 @@ import (
 	"time"
 
 	v1 "github.com/holdfast-io/holdfast/api/holdfast/v1"
-	"github.com/holdfast-io/holdfast/internal/attach"
+	"github.com/holdfast-io/holdfast/internal/attach/frontend"
 	"github.com/holdfast-io/holdfast/internal/state"
 	"github.com/holdfast-io/holdfast/internal/state/statepb"
 )
@@ -105,13 +105,13 @@ func (a *attachments) resume(ctx context.Context) bool {
 		}
 	}
 	for _, o := range a.d.left {
-		a.begin(o.Volume.String(), &o)
+		a.begin(o.Options.Volume.String(), &o)
 	}
 	return true
 }
 
 // begin begins an attachment of what was left.
-func (a *attachments) begin(id string, left *attach.Options) {
+func (a *attachments) begin(id string, left *frontend.Device) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.list[id] == nil && !a.ending {

@@ -12,8 +12,9 @@ import (
 
 // backend is a head as a front end sees it: attach.Backend. The loop's.
 type backend struct {
-	h     *head
-	slots []ioRequest
+	h          *head
+	generation block.Generation // of the snapshot that is shown; 0 is the volume
+	slots      []ioRequest
 }
 
 func newBackend(h *head, depth int) *backend {
@@ -30,6 +31,7 @@ func (b *backend) Submit(r *attach.Request) {
 	q := &b.slots[r.Slot]
 	q.from = r
 	q.rest = block.Extent{Start: block.Index(r.Offset / block.Size), Count: uint64(r.Length / block.Size)}
+	q.Generation = b.generation
 	q.Op, q.FUA, q.Data, q.Sums = operations[r.Op], r.Flags&attach.FUA != 0, r.Buf, nil
 	switch r.Op {
 	case attach.Write:

@@ -19,7 +19,7 @@ func (a *attachment) grow(w wish) error {
 		a.log.Info("the volume has grown", "from", size, "to", want)
 		size = want
 	}
-	if a.show == nil || a.shown >= size {
+	if a.show == nil || a.snapshot || a.shown >= size {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(a.d.ctx, mountTimeout)

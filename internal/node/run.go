@@ -8,7 +8,7 @@ import (
 
 	"github.com/holdfast-io/holdfast/internal/attach"
 	"github.com/holdfast-io/holdfast/internal/attach/errand"
-	"github.com/holdfast-io/holdfast/internal/attach/fuse"
+	"github.com/holdfast-io/holdfast/internal/attach/frontend"
 	"github.com/holdfast-io/holdfast/internal/attach/keeper"
 	"github.com/holdfast-io/holdfast/internal/block"
 	"github.com/holdfast-io/holdfast/internal/fault"
@@ -89,7 +89,7 @@ type daemon struct {
 	pools  []*ownPool
 	hold   *holder
 	show   *attachments
-	left   []attach.Options // devices of the data process before this one
+	left   []frontend.Device // devices of the data process before this one
 
 	ctx    context.Context // of the agents
 	cancel context.CancelFunc
@@ -125,13 +125,10 @@ func (d *daemon) start(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	d.left = fuse.Left(entries)
-	dead, err := attach.Sweep(ctx, attach.SweepOptions{Node: d.o.Node, LinkDir: d.o.LinkDir, Keep: fuse.Connections(entries), Unmount: true})
-	if err != nil {
+	d.left = frontend.Left(entries)
+	sweep := frontend.Leftovers{Node: d.o.Node, LinkDir: d.o.LinkDir, Unmount: true, Errand: d.o.Errand, Kept: entries}
+	if err := sweep.Sweep(ctx); err != nil {
 		d.o.Log.Warn("what a crash left can't be taken away", "err", err)
-	}
-	for _, l := range dead {
-		d.o.Log.Warn("a device without a server was taken away", "volume", l.Volume, "device", l.Path, "gone", l.Gone)
 	}
 	d.hold = newHolder(d)
 	d.show = newAttachments(d)
@@ -161,6 +158,9 @@ func (d *daemon) agents() {
 func (d *daemon) stop() {
 	if d.show != nil {
 		d.show.handOver()
+	}
+	if d.node != nil {
+		d.leave()
 	}
 	d.cancel()
 	if d.node != nil {

@@ -19,11 +19,12 @@ func (a *attachment) status(w wish, problem error) *v1.AttachmentStatus {
 			serving = !h.over && h.coord.Serving(h.n.loop.Now())
 			s.Epoch = uint64(rec.Epoch)
 			s.Replicas = replicaStatuses(rec, h)
+			s.Conditions = healthConditions(h)
 			s.Stats = &v1.IOStats{RepairedBlocks: uint64(h.coord.Stats().Repaired)}
 		})
 	}
 	if a.show != nil {
-		s.Device, s.Frontend, s.MountPath = a.show.Device().Link, "fuse", a.mounted
+		s.Device, s.Frontend, s.MountPath = a.show.Device().Link, string(a.kind), a.mounted
 		addStats(s.Stats, a.show.Stats())
 	}
 	if w.attach == nil && !w.nothing() {
@@ -47,6 +48,19 @@ func (a *attachment) status(w wish, problem error) *v1.AttachmentStatus {
 		s.Conditions = append(s.Conditions, &v1.Condition{Type: "Ready", Reason: "AttachFailed", Message: what})
 	}
 	return s
+}
+
+// healthConditions returns what is wrong with the volume, as its head knows it, with
+// causes and cures. The loop's.
+func healthConditions(h *head) (list []*v1.Condition) {
+	for _, c := range h.coord.Health(h.n.loop.Now()) {
+		text := c.Cause
+		if !c.Replica.IsZero() {
+			text = "replica " + c.Replica.String() + ": " + text
+		}
+		list = append(list, &v1.Condition{Type: c.Kind.String(), Status: true, Reason: c.Kind.String(), Message: text + "; " + c.Cure})
+	}
+	return list
 }
 
 // replicaStatuses returns the members as the head sees them. The loop's.
