@@ -5,8 +5,8 @@ package servertest
 
 import (
 	"context"
-	"crypto/tls"
-	"fmt"
+	"io"
+	"log"
 	"net"
 	"net/http"
 	"path/filepath"
@@ -35,6 +35,8 @@ type Cluster struct {
 	Ctx    context.Context
 	Socket string // of administrators
 	TCP    string // URL, without TLS, where callers prove who they are
+	TLS    string // URL, with TLS, likewise
+	CA     string // file with the cluster's authority
 	Client *client.Client
 }
 
@@ -62,10 +64,13 @@ func Start(t *testing.T, o Options) *Cluster {
 		o.Now = time.Now
 	}
 	trusted := c.found(o.Now)
+	self := c.identity(99)
+	trusted.peer = self.Peer
 	c.Server = server.New(ctx, server.Options{Store: c.Store, Version: "test", Trust: trusted, Blocks: o.Blocks, Data: o.Data, Now: o.Now})
 	c.Socket = filepath.Join(t.TempDir(), "api.sock")
 	c.serve("unix", c.Socket, c.Server.Local())
 	c.TCP = "http://" + c.serve("tcp", "127.0.0.1:0", c.Server)
+	c.TLS = "https://" + c.serveTLS(self)
 	c.Client = c.Dial(client.Options{Address: "unix://" + c.Socket})
 	c.Stage = &Stage{c: c, refusals: map[string]string{}}
 	if !o.Still {
@@ -85,12 +90,51 @@ func (c *Cluster) found(now func() time.Time) *guard {
 	c.Commit(state.Put(state.AuthorityKey, authority.Marshal()), state.Put(state.KeyringKey, keyring.Marshal()))
 	_, err = server.Found(c.Ctx, c.Store, &v1.Cluster{Meta: &v1.Meta{Id: id.String(), Name: "test"}})
 	c.Must(err)
-	nobody := func(tls.ConnectionState) (block.NodeID, error) {
-		return block.NodeID{}, fmt.Errorf("there are no certificates on the stage")
-	}
-	g, err := newGuard(c.Ctx, c.Store, now, nobody)
+	g, err := newGuard(c.Ctx, c.Store, now, nil)
 	c.Must(err)
 	return g
+}
+
+// identity certifies a node of the cluster.
+func (c *Cluster) identity(n int) *trust.Identity {
+	c.T.Helper()
+	authority, err := state.Authority(c.Ctx, c.Store)
+	c.Must(err)
+	node, err := block.ParseNodeID(NodeID(n))
+	c.Must(err)
+	key, err := trust.NewKey()
+	c.Must(err)
+	certificate, err := authority.Issue(trust.Request{Node: node, PublicKey: key.Public(), Addresses: []string{"127.0.0.1"}}, time.Now())
+	c.Must(err)
+	dir := c.T.TempDir()
+	c.Must(trust.Fill(dir, key, certificate, [][]byte{authority.Certificate()}))
+	wallet, err := trust.OpenWallet(dir)
+	c.Must(err)
+	c.CA = wallet.AuthoritiesFile()
+	return wallet.Identity()
+}
+
+// serveTLS serves the API as a node does, until the test ends.
+func (c *Cluster) serveTLS(self *trust.Identity) string {
+	c.T.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	c.Must(err)
+	s := server.HTTP(c.Server)
+	s.TLSConfig = self.Server(true)
+	s.ErrorLog = log.New(io.Discard, "", 0)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = s.ServeTLS(listener, "", "") // it ends when it is closed
+	}()
+	c.T.Cleanup(func() { _ = s.Close(); <-done })
+	return listener.Addr().String()
+}
+
+// AsNode makes a client with a node's certificate.
+func (c *Cluster) AsNode(n int) *client.Client {
+	c.T.Helper()
+	return c.Dial(client.Options{Address: c.TLS, TLS: c.identity(n).Client()})
 }
 
 // serve serves a handler until the test ends, and returns the address.
