@@ -273,3 +273,35 @@ func TestDoctorSaysACureForWhateverIsWrong(t *testing.T) {
 		t.Error("kernels are mistaken for others")
 	}
 }
+
+func TestShellsCompleteNames(t *testing.T) {
+	s := newTerminal(t)
+	s.run("volume create db --size 1Gi --repl 1")
+	s.run("volume create data --size 1Gi --repl 1")
+	s.run("volume create web --size 1Gi --repl 1")
+	s.run("snapshot create db monday")
+	t.Setenv("HOLDFAST_ADDRESS", s.Socket)
+	for line, want := range map[string]string{
+		"volume get d":               "data db",
+		"volume delete db w":         "web",
+		"node drain n":               "n1 n2 n3",
+		"pool get n1":                "n1-1",
+		"snapshot clone m":           "monday",
+		"snapshot restore db mo":     "monday",
+		"volume attach db --node n3": "n3",
+		"volume get db d":            "",
+		"stat":                       "status",
+	} {
+		args := append([]string{"__complete"}, strings.Fields(line)...)
+		r := holdfast(t, args...)
+		var got []string
+		for l := range strings.Lines(r.out) {
+			if word, _, _ := strings.Cut(strings.TrimSpace(l), "\t"); word != "" && !strings.HasPrefix(word, ":") {
+				got = append(got, word)
+			}
+		}
+		if text := strings.Join(got, " "); text != want {
+			t.Errorf("%q is completed to %q, want %q", line, text, want)
+		}
+	}
+}

@@ -101,6 +101,7 @@ this machine.`,
 		newExitCodesTopic(),
 	)
 	root.AddCommand(newProcessCommands()...)
+	cluster.completions(root)
 	return root
 }
 
