@@ -105,7 +105,7 @@ func (x *controller) work(ctx context.Context, l *listeners) error {
 	defer cancel()
 	x.trustee = newTrustee(ctx, x.store, x.wallet)
 	api := server.New(ctx, server.Options{Store: x.store, NodeID: x.node(), Version: x.version, Trust: x.trustee,
-		Metadata: x.metadata(), Data: x.config.debugSocket(), Log: x.log})
+		Metadata: x.metadata(), Blocks: blocks{x.config.debugSocket()}, Data: x.config.debugSocket(), Log: x.log})
 	serving := l.serve(ctx, api)
 	var group sync.WaitGroup
 	group.Go(func() { x.enroll(ctx) })

@@ -21,6 +21,7 @@ import (
 //	/metrics              of the volumes that are attached here, for Prometheus
 //	/debug/volumes        those volumes, one a line: id, name
 //	/debug/volumes/NAME   all that the volume's coordinator knows, as text
+//	/changed              what differs between snapshots: see Changed
 func (d *daemon) debugPages(ctx context.Context) {
 	_ = os.Remove(d.o.Debug) // a process that was killed leaves it
 	old, err := net.Listen("unix", d.o.Debug)
@@ -37,6 +38,7 @@ func (d *daemon) debugPages(ctx context.Context) {
 	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
 	mux.HandleFunc("GET /debug/volumes", d.listVolumes)
 	mux.HandleFunc("GET /debug/volumes/{name}", d.showVolume)
+	mux.HandleFunc("POST /changed", d.changedPage)
 	s := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
 	stop := context.AfterFunc(ctx, func() { _ = s.Close() })
 	defer stop()

@@ -3,6 +3,7 @@ package node
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	v1 "github.com/holdfast-io/holdfast/api/holdfast/v1"
@@ -62,6 +63,22 @@ func TestSnapshotGrowRestore(t *testing.T) {
 	if s := m.snapshot(id, "safety", nil); s.Problem != "" || !s.Idle {
 		t.Fatalf("the snapshot of a volume without a device: %v", s)
 	}
+	changed, err := Changed(t.Context(), m.o.Debug, ChangedQuery{Volume: id, Base: "one", Snapshot: "safety", Max: 10000})
+	must(t, err)
+	all, err := Changed(t.Context(), m.o.Debug, ChangedQuery{Volume: id, Snapshot: "safety", Max: 10000})
+	must(t, err)
+	if a, b := total(changed), total(all); a == 0 || a >= b {
+		t.Errorf("%d bytes have changed, of %d", a, b)
+	}
+	var paged []*v1.ChangedRange
+	for at, more := int64(0), true; more; more = at != 0 {
+		page, err := Changed(t.Context(), m.o.Debug, ChangedQuery{Volume: id, Base: "one", Snapshot: "safety", Max: 3, Offset: at})
+		must(t, err)
+		paged, at = append(paged, page.Ranges...), page.NextOffset
+	}
+	if !slices.EqualFunc(paged, changed.Ranges, func(a, b *v1.ChangedRange) bool { return a.Offset == b.Offset && a.Length == b.Length }) {
+		t.Errorf("in pages of 3: %v, at once: %v", paged, changed.Ranges)
+	}
 	m.commit(state.Operations.Create("restore", &v1.Operation{Id: "restore", Kind: kindRestore, TargetId: id, Parameters: map[string]string{"snapshot": "one", "safety": "safety"}}))
 	if o := await(m, state.Operations, "restore", func(o *v1.Operation) bool { return o.Done }); o.Error != "" {
 		t.Fatalf("the restore: %v", o)
@@ -76,6 +93,13 @@ func TestSnapshotGrowRestore(t *testing.T) {
 		t.Errorf("after the restore the file holds %q", got)
 	}
 	m.detach(id)
+}
+
+func total(r *v1.ListChangedBlocksResponse) (bytes int64) {
+	for _, x := range r.Ranges {
+		bytes += x.Length
+	}
+	return bytes
 }
 
 // TestGroupSnapshot takes snapshots of two volumes together.

@@ -1,0 +1,171 @@
+package node
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"io"
+	"net"
+	"net/http"
+	"strconv"
+
+	"google.golang.org/protobuf/encoding/protojson"
+
+	v1 "github.com/holdfast-io/holdfast/api/holdfast/v1"
+	"github.com/holdfast-io/holdfast/internal/block"
+	"github.com/holdfast-io/holdfast/internal/fault"
+)
+
+// ChangedQuery asks which bytes differ between two snapshots of a volume.
+type ChangedQuery struct {
+	Volume   string // id
+	Base     string // id of a snapshot; "": all that there is
+	Snapshot string // id of a later one; "": the volume as it is now
+	Offset   int64  // where to begin, in bytes
+	Max      int    // ranges in the answer
+}
+
+// changedRegions is how many regions are looked at between two looks at what else there is.
+const changedRegions = 64
+
+// changed answers a query from the volume's replica on this node; fault.NotFound when
+// there is none.
+func (d *daemon) changed(ctx context.Context, q ChangedQuery) (*v1.ListChangedBlocksResponse, error) {
+	since, _, err := d.generation(q.Base, q.Volume)
+	if err != nil {
+		return nil, err
+	}
+	of, size, err := d.generation(q.Snapshot, q.Volume)
+	if err != nil {
+		return nil, err
+	}
+	answer := &v1.ListChangedBlocksResponse{BlockBytes: block.Size, SizeBytes: size}
+	end := block.Region(0)
+	for from := block.Region(q.Offset / block.RegionSize); ; {
+		var list []block.Extent
+		var next block.Region
+		err := d.node.wait(ctx, func(done func(error)) {
+			r := d.residentOf(q.Volume)
+			if r == nil {
+				done(fault.Errorf("node.changed", fault.NotFound, "no replica of the volume lies on this node"))
+				return
+			}
+			if size := r.store.Manifest().Size; answer.SizeBytes == 0 {
+				answer.SizeBytes = size
+			}
+			end = block.Region((r.store.Manifest().Size + block.RegionSize - 1) / block.RegionSize)
+			r.store.Changed(since, of, from, changedRegions, func(l []block.Extent, n block.Region, err error) {
+				list, next = l, n
+				done(err)
+			})
+		})
+		if err != nil {
+			return nil, err
+		}
+		if at := addRanges(answer, list, q); at != 0 {
+			answer.NextOffset = at
+			return answer, nil
+		}
+		if from = next; from >= end {
+			return answer, nil
+		}
+	}
+}
+
+// addRanges adds extents to an answer, and returns where to go on if it is full.
+func addRanges(answer *v1.ListChangedBlocksResponse, list []block.Extent, q ChangedQuery) (full int64) {
+	for _, e := range list {
+		start, end := max(int64(e.Start)*block.Size, q.Offset), min(int64(e.End())*block.Size, answer.SizeBytes)
+		if start >= end {
+			continue
+		}
+		if n := len(answer.Ranges); n > 0 && answer.Ranges[n-1].Offset+answer.Ranges[n-1].Length == start {
+			answer.Ranges[n-1].Length += end - start
+			continue
+		}
+		if len(answer.Ranges) == q.Max {
+			return start
+		}
+		answer.Ranges = append(answer.Ranges, &v1.ChangedRange{Offset: start, Length: end - start})
+	}
+	return 0
+}
+
+// generation returns what a snapshot is called by stores, and its size; "" is 0.
+func (d *daemon) generation(snapshot, volume string) (block.Generation, int64, error) {
+	if snapshot == "" {
+		return 0, 0, nil
+	}
+	snap, ok := d.view.snapshots.Get(snapshot)
+	status, said := d.view.snapStatuses.Get(snapshot)
+	if !ok || !said || !status.Value.Ready || snap.Value.GetSpec().GetVolumeId() != volume {
+		return 0, 0, fault.Errorf("node.changed", fault.Precondition, "snapshot %s of the volume is not there", snapshot)
+	}
+	return block.Generation(status.Value.Generation), status.Value.SizeBytes, nil
+}
+
+// residentOf returns the volume's replica here, or nil. The loop's.
+func (d *daemon) residentOf(volume string) *resident {
+	for _, r := range d.node.residents {
+		if r.volume.String() == volume {
+			return r
+		}
+	}
+	return nil
+}
+
+// changedPage is /changed.
+func (d *daemon) changedPage(w http.ResponseWriter, r *http.Request) {
+	var q ChangedQuery
+	if err := json.NewDecoder(io.LimitReader(r.Body, 1<<16)).Decode(&q); err != nil || q.Offset < 0 || q.Max < 1 {
+		http.Error(w, "no query", http.StatusBadRequest)
+		return
+	}
+	answer, err := d.changed(r.Context(), q)
+	if err != nil {
+		w.Header().Set(kindHeader, strconv.Itoa(int(fault.KindOf(err))))
+		http.Error(w, err.Error(), http.StatusConflict)
+		return
+	}
+	raw, err := protojson.Marshal(answer)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	_, _ = w.Write(raw) // who has gone needs no answer
+}
+
+// kindHeader carries the kind of an error between two processes of one build.
+const kindHeader = "Holdfast-Fault"
+
+// Changed asks the data process whose debug socket that is. fault.NotFound: the node has
+// no replica of the volume.
+func Changed(ctx context.Context, socket string, q ChangedQuery) (*v1.ListChangedBlocksResponse, error) {
+	const op = "node.Changed"
+	c := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "unix", socket)
+	}}}
+	raw, err := json.Marshal(q)
+	if err != nil {
+		return nil, fault.Wrap(op, err)
+	}
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://data/changed", bytes.NewReader(raw))
+	if err != nil {
+		return nil, fault.Wrap(op, err)
+	}
+	got, err := c.Do(r)
+	if err != nil {
+		return nil, fault.Errorf(op, fault.Unavailable, "the data process does not answer: %w", err)
+	}
+	defer got.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(got.Body, 4<<20))
+	if err != nil {
+		return nil, fault.Errorf(op, fault.Unavailable, "the data process: %w", err)
+	}
+	if got.StatusCode != http.StatusOK {
+		kind, _ := strconv.Atoi(got.Header.Get(kindHeader)) // 0 is Unknown
+		return nil, fault.Errorf(op, fault.Kind(kind), "%s", body)
+	}
+	answer := &v1.ListChangedBlocksResponse{}
+	return answer, fault.Wrap(op, protojson.Unmarshal(body, answer))
+}
