@@ -12,11 +12,11 @@
 // Everything is below two directories, so that several nodes can be on one machine. In the
 // data directory:
 //
-//	node.json      who the node is
 //	trust/         its certificate and key (trust.Wallet)
 //	etcd/          its member of the embedded etcd, if it has one (member.Agent)
 //	endpoints      URLs of etcd's members, one a line, as they were known last
 //	dumps/         dumps of the metadata, named for their times
+//	joining        the id with which it is joining, until it has
 //	founding.pem   the authority of a cluster that this node is making, until it is in etcd
 //	restore.dump   a dump that control is to begin a cluster's metadata with
 //

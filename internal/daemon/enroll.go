@@ -145,18 +145,31 @@ func (x *controller) registerPools(ctx context.Context) error {
 	return nil
 }
 
-// renew renews the node's certificate when it is time.
+// renew renews the node's certificate when it is time, or when the node has an address that
+// the certificate lacks.
 func (x *controller) renew(ctx context.Context) {
+	moved := !x.config.covered(x.wallet.Identity())
 	for ctx.Err() == nil {
-		if time.Now().After(x.wallet.Identity().Renew()) {
+		if moved || time.Now().After(x.wallet.Identity().Renew()) {
 			if err := x.config.renew(ctx, x.store, x.wallet); err != nil {
 				x.log.Error("the node's certificate can't be renewed", "ends", x.wallet.Identity().Ends(), obs.Err(err))
 			} else {
+				moved = false
 				x.log.Info("the node's certificate was renewed", "ends", x.wallet.Identity().Ends())
 			}
 		}
 		pause(ctx, renewalEvery)
 	}
+}
+
+// covered reports whether the certificate has all addresses of the node.
+func (c *Config) covered(id *trust.Identity) bool {
+	for _, address := range c.addresses() {
+		if id.Certificate.Leaf.VerifyHostname(address) != nil {
+			return false
+		}
+	}
+	return true
 }
 
 // renew puts a new certificate into the node's wallet.

@@ -144,8 +144,10 @@ func (o *NodeOptions) join(ctx context.Context, was identity) (identity, error) 
 	}
 	r := &v1.JoinRequest{Token: c.Token, Csr: csr, Name: c.Name, Labels: c.Labels, Region: c.Region, Zone: c.Zone, Rack: c.Rack,
 		Addresses: c.addresses(), PeerAddress: c.at(c.PeerPort)}
-	if !was.Node.IsZero() {
-		r.NodeId = was.Node.String()
+	// The id is kept before it is told: a machine that loses power now, and tries again, is
+	// not another one.
+	if r.NodeId, err = c.joiningAs(was); err != nil {
+		return was, err
 	}
 	answer, err := o.ask(ctx, token, r)
 	if err != nil {
@@ -157,6 +159,25 @@ func (o *NodeOptions) join(ctx context.Context, was identity) (identity, error) 
 		return was, err
 	}
 	return o.joined(key, answer)
+}
+
+// joiningAs returns the id with which the node joins: the one that it had, or one that it
+// keeps until it has joined.
+func (c *Config) joiningAs(was identity) (string, error) {
+	const op = "daemon.join"
+	if !was.Node.IsZero() {
+		return was.Node.String(), nil
+	}
+	if raw, err := os.ReadFile(c.joiningFile()); err == nil {
+		if id, err := block.ParseNodeID(strings.TrimSpace(string(raw))); err == nil {
+			return id.String(), nil
+		}
+	}
+	id, err := block.NewNodeID(rand.Reader)
+	if err != nil {
+		return "", fault.Wrap(op, err)
+	}
+	return id.String(), fault.Wrap(op, replace(c.joiningFile(), []byte(id.String()+"\n")))
 }
 
 // joinPatience is how long a node tries to reach the one through which it is to join.
@@ -211,8 +232,12 @@ func (o *NodeOptions) joined(key crypto.Signer, a *v1.JoinResponse) (id identity
 	if err := os.Remove(c.foundingFile()); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return id, fault.Wrap(op, err)
 	}
+	if err := trust.Fill(c.trustDir(), key, a.GetCertificate(), a.GetAuthorities()); err != nil {
+		return id, err
+	}
 	o.Log.Info("this node has joined", "cluster", a.GetClusterName(), "node", id.Node)
-	return id, trust.Fill(c.trustDir(), key, a.GetCertificate(), a.GetAuthorities())
+	_ = os.Remove(c.joiningFile()) // it would say the same
+	return id, nil
 }
 
 // pools makes the pools that are none yet, and marks all as this node's.

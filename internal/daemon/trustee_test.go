@@ -102,6 +102,35 @@ func TestACertificateIsRenewedUnderItsWallet(t *testing.T) {
 	}
 }
 
+func TestACertificateThatLacksAnAddressIsNoticed(t *testing.T) {
+	o, w, s := founded(t)
+	if !o.Config.covered(w.Identity()) {
+		t.Error("a new certificate lacks an address")
+	}
+	o.Config.Names = []string{"storage.example"}
+	if o.Config.covered(w.Identity()) {
+		t.Error("a new name is not noticed")
+	}
+	if err := o.Config.renew(t.Context(), s, w); err != nil || !o.Config.covered(w.Identity()) {
+		t.Errorf("renewed, it lacks an address: %v", err)
+	}
+}
+
+func TestAMachineThatTriesToJoinAgainIsTheSame(t *testing.T) {
+	c := &Config{DataDir: t.TempDir()}
+	first, err := c.joiningAs(identity{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if second, err := c.joiningAs(identity{}); err != nil || second != first {
+		t.Errorf("%s, then %s, %v", first, second, err)
+	}
+	was := identity{Node: block.NodeID{1}}
+	if got, err := c.joiningAs(was); err != nil || got != was.Node.String() {
+		t.Errorf("one that was %s joins as %s, %v", was.Node, got, err)
+	}
+}
+
 func TestWhatAnotherNodeSignsIsCertified(t *testing.T) {
 	_, w, s := founded(t)
 	tr := newTrustee(t.Context(), s, w)

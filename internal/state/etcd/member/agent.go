@@ -14,6 +14,7 @@ import (
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/holdfast-io/holdfast/internal/block"
 	"github.com/holdfast-io/holdfast/internal/fault"
@@ -284,6 +285,7 @@ func (a *Agent) watch(ctx context.Context) error {
 		case <-check.C:
 			gone = a.isGone(ctx)
 			a.remember(ctx)
+			a.move(ctx)
 		case <-look.C:
 			if a.server.HasLeader() {
 				led = time.Now()
@@ -308,11 +310,33 @@ func (a *Agent) step(_ context.Context, why string) error {
 	return Forget(a.Server.Dir)
 }
 
-// isGone reports whether the other members say that this is none.
+// isGone reports whether the other members say that this is none. A cluster of an earlier
+// incarnation has nothing to say.
 func (a *Agent) isGone(ctx context.Context) bool {
 	list, err := List(ctx, a.Store)
-	return err == nil && len(list) > 0 &&
-		!slices.ContainsFunc(list, func(m *pb.Member) bool { return m.ID == a.server.ID() })
+	if err != nil || len(list) == 0 || slices.ContainsFunc(list, func(m *pb.Member) bool { return m.ID == a.server.ID() }) {
+		return false
+	}
+	n, err := Incarnation(ctx, a.Store)
+	return err == nil && n >= a.kept.Incarnation
+}
+
+// move tells the cluster when the member is reached at another address than it knows.
+func (a *Agent) move(ctx context.Context) {
+	list, err := List(ctx, a.Store)
+	if err != nil {
+		return // next time
+	}
+	for _, m := range list {
+		if m.ID != a.server.ID() || slices.Contains(m.PeerURLs, a.Server.PeerURL) {
+			continue
+		}
+		err := a.Store.Tell(ctx, "member.move", func(ctx context.Context, c *clientv3.Client) error {
+			_, err := c.MemberUpdate(ctx, m.ID, []string{a.Server.PeerURL})
+			return err
+		})
+		a.Log.Info("this node's member of the metadata store has another address", "url", a.Server.PeerURL, obs.Err(err))
+	}
 }
 
 // Incarnation returns how often the cluster's metadata was restored.
