@@ -182,7 +182,12 @@ func (r *rig) clean() {
 	for id := range v.assignments.entries {
 		want += len(v.assignments.value(id).Replicas)
 	}
-	if len(v.condemned.entries)+len(v.strays.entries) > 0 || len(r.data) != want || len(v.holdings.entries) != want {
+	for _, id := range v.condemned.list() {
+		if h := v.holdings.value(id); h != nil {
+			r.t.Errorf("%v is condemned, and still there", h)
+		}
+	}
+	if len(v.strays.entries) > 0 || len(r.data) != want || len(v.holdings.entries) != want {
 		r.t.Errorf("condemned %v, strays %v, %d replicas, %d holdings; want %d", v.condemned.list(), v.strays.list(), len(r.data), len(v.holdings.entries), want)
 		for _, id := range v.holdings.list() {
 			if h := v.holdings.value(id); !slices.ContainsFunc(v.assignments.value(h.VolumeId).GetReplicas(), func(x *assigned) bool { return x.ReplicaId == id }) {

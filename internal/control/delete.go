@@ -33,6 +33,9 @@ func (d *decider) delete(vol state.Entry[*v1.Volume]) (s step) {
 		d.unassign(vol, a, &s)
 		return s
 	}
+	if d.condemnLate(vol.ID, &s); len(s.ops) > 0 {
+		return s
+	}
 	if waits := d.deletersUp(vol.ID); len(waits) > 0 {
 		s.tell(Deleted, false, "Deleting", "its replicas are being deleted on %s", d.placesText(waits))
 		return s
@@ -55,11 +58,15 @@ func (d *decider) unassign(vol state.Entry[*v1.Volume], a state.Entry[*statepb.A
 	}
 }
 
-// everywhere returns the replicas that a volume has, had, or is said to have.
+// everywhere returns the replicas that a volume has, had, or is said to have, but for
+// those that are condemned.
 func (d *decider) everywhere(volume string, a *statepb.Assignment) []*statepb.AssignedReplica {
 	all := map[string]*statepb.AssignedReplica{}
 	for id := range d.holds[volume] {
 		h := d.holdings.value(id)
+		if _, ok := d.condemned.get(id); ok {
+			continue
+		}
 		all[id] = &statepb.AssignedReplica{ReplicaId: id, NodeId: h.NodeId, PoolId: h.PoolId}
 	}
 	for _, r := range a.GetReplicas() {
@@ -77,6 +84,15 @@ func (d *decider) everywhere(volume string, a *statepb.Assignment) []*statepb.As
 // condemn has a replica deleted by its node.
 func (d *decider) condemn(r *statepb.AssignedReplica, volume, why string) state.Op {
 	return state.Condemned.Put(r.ReplicaId, &statepb.Condemned{ReplicaId: r.ReplicaId, VolumeId: volume, NodeId: r.NodeId, PoolId: r.PoolId, Reason: why, Since: timestamppb.New(d.now)})
+}
+
+// condemnLate condemns what a node was still making when the volume was deleted.
+func (d *decider) condemnLate(volume string, s *step) {
+	for _, r := range d.everywhere(volume, nil) {
+		if _, ok := d.condemned.get(r.ReplicaId); !ok {
+			s.ops = append(s.ops, d.condemn(r, volume, "its volume was deleted"))
+		}
+	}
 }
 
 // deletersUp returns the replicas of a volume on nodes that are there to delete them.

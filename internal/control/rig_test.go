@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -29,11 +30,12 @@ type rig struct {
 	store  *memory.Store
 	now    time.Time
 	last   state.Revision
-	on     map[string]bool   // nodes that run
-	data   map[string]int    // by replica that exists
-	where  map[string]string // node of a replica
-	writes map[string]int    // by volume: what was acknowledged
-	given  map[string]bool   // volumes of which somebody gave up data
+	on     map[string]bool             // nodes that run
+	data   map[string]int              // by replica that exists
+	making map[string]*statepb.Holding // replicas that are about to exist
+	where  map[string]string           // node of a replica
+	writes map[string]int              // by volume: what was acknowledged
+	given  map[string]bool             // volumes of which somebody gave up data
 	random *rand.Rand
 
 	seen    *view // what view has followed
@@ -45,7 +47,7 @@ const gib = 1 << 30
 // newRig makes a cluster of nodes n1 and so on, in zones by turns, with a pool of 100 GiB
 // each.
 func newRig(t *testing.T, s *memory.Store, nodes int) *rig {
-	r := &rig{t: t, ctx: t.Context(), store: s, now: time.Date(2026, 11, 26, 12, 0, 0, 0, time.UTC), on: map[string]bool{}, data: map[string]int{}, where: map[string]string{},
+	r := &rig{t: t, ctx: t.Context(), store: s, now: time.Date(2026, 11, 26, 12, 0, 0, 0, time.UTC), on: map[string]bool{}, data: map[string]int{}, where: map[string]string{}, making: map[string]*statepb.Holding{},
 		writes: map[string]int{}, given: map[string]bool{}, random: rand.New(rand.NewPCG(1, 1))}
 	for i := range nodes {
 		r.join(fmt.Sprint("n", i+1), fmt.Sprint("z", i%3), 100*gib)
@@ -165,14 +167,16 @@ func (r *rig) play() (acted bool) {
 	for _, id := range v.volumes.list() {
 		acted = r.playHead(v, id) || acted
 	}
+	acted = r.made() || acted
 	v = r.view()
 	for _, id := range v.assignments.list() {
 		for _, a := range v.assignments.value(id).Replicas {
-			if _, held := v.holdings.get(a.ReplicaId); held || !r.on[a.NodeId] {
+			_, held := v.holdings.get(a.ReplicaId)
+			_, doomed := v.condemned.get(a.ReplicaId)
+			if held || doomed || !r.on[a.NodeId] || r.making[a.ReplicaId] != nil {
 				continue
 			}
-			r.data[a.ReplicaId], r.where[a.ReplicaId] = 0, a.NodeId
-			r.do(state.Holdings.Put(a.ReplicaId, &statepb.Holding{ReplicaId: a.ReplicaId, VolumeId: id, NodeId: a.NodeId, PoolId: a.PoolId, Ready: true, UsedBytes: v.assignments.value(id).SizeBytes / 2}))
+			r.making[a.ReplicaId] = &statepb.Holding{ReplicaId: a.ReplicaId, VolumeId: id, NodeId: a.NodeId, PoolId: a.PoolId, Ready: true, UsedBytes: v.assignments.value(id).SizeBytes / 2}
 			acted = true
 		}
 	}
@@ -190,6 +194,20 @@ func (r *rig) play() (acted bool) {
 	}
 	if acted {
 		r.usage()
+	}
+	return acted
+}
+
+// made ends the making of replicas, which takes a while in which much can change.
+func (r *rig) made() (acted bool) {
+	for _, id := range slices.Sorted(maps.Keys(r.making)) {
+		h := r.making[id]
+		delete(r.making, id)
+		if r.on[h.NodeId] && r.view().nodes.value(h.NodeId) != nil {
+			r.data[id], r.where[id] = 0, h.NodeId
+			r.do(state.Holdings.Put(id, h))
+			acted = true
+		}
 	}
 	return acted
 }

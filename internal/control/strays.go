@@ -3,6 +3,7 @@ package control
 import (
 	"maps"
 	"slices"
+	"time"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -12,29 +13,43 @@ import (
 	"github.com/holdfast-io/holdfast/internal/state/statepb"
 )
 
+// condemnedFor is how long a replica stays condemned although its node does not have it:
+// the node may be about to make it, because it has not heard yet that nobody wants it.
+const condemnedFor = 10 * time.Minute
+
 // strayReplicas finds holdings that no assignment expects, and after the grace condemns
 // those of which the volume has good copies elsewhere. One that may be the last of its
 // volume is never touched; somebody is told.
+// Without all, it looks only at what has changed.
 func (d *decider) strayReplicas(all bool) (steps []step) {
 	if all {
-		for id := range d.holdings.entries {
-			d.suspects[id] = true
+		for _, ids := range [][]string{d.holdings.list(), d.strays.list()} {
+			for _, id := range ids {
+				d.suspects[id] = true
+			}
 		}
+		steps = d.pardon()
 	}
 	for _, id := range slices.Sorted(maps.Keys(d.suspects)) {
-		if _, ok := d.holdings.get(id); ok {
+		_, held := d.holdings.get(id)
+		marked, known := d.strays.get(id)
+		switch {
+		case held:
 			steps = append(steps, d.stray(id))
+		case known:
+			steps = append(steps, step{ops: []state.Op{state.Strays.Delete(id, marked.Revision)}})
 		}
 	}
 	clear(d.suspects)
-	for _, id := range d.strays.list() {
-		if d.holdings.value(id) == nil {
-			steps = append(steps, step{ops: []state.Op{state.Strays.Delete(id, d.strays.entries[id].Revision)}})
-		}
-	}
+	return steps
+}
+
+// pardon ends the condemnation of replicas that are gone, or whose node is.
+func (d *decider) pardon() (steps []step) {
 	for _, id := range d.condemned.list() {
 		c := d.condemned.entries[id]
-		if d.holdings.value(id) == nil && (d.up(c.Value.NodeId) || d.nodes.value(c.Value.NodeId) == nil) {
+		gone := d.holdings.value(id) == nil && (d.up(c.Value.NodeId) || d.nodes.value(c.Value.NodeId) == nil)
+		if gone && !d.now.Before(c.Value.Since.AsTime().Add(condemnedFor)) {
 			steps = append(steps, step{ops: []state.Op{state.Condemned.Delete(id, c.Revision), state.Holdings.Require(id, 0)}})
 		}
 	}

@@ -283,6 +283,7 @@ func (v *view) volumeChanged(id string, was, now *v1.Volume) {
 }
 
 func (v *view) holdingChanged(id string, was, now *statepb.Holding) {
+	v.suspects[id] = true
 	if was != nil {
 		v.holds.drop(was.VolumeId, id)
 		v.fold(was.VolumeId)
