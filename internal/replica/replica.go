@@ -334,8 +334,7 @@ func (r *Replica) stored(now time.Duration, ev Stored, fx *Effects) {
 }
 
 func failure(err error) wire.Fail {
-	text := err.Error()
-	return wire.Fail{Status: fault.KindOf(err), Text: text[:min(len(text), 512)]}
+	return wire.Fail{Status: fault.KindOf(err), Text: wire.Clip(err.Error())}
 }
 
 func (r *Replica) send(fx *Effects, s Session, id uint64, m wire.Message) {

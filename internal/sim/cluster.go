@@ -41,6 +41,7 @@ type cluster struct {
 	favourite  int
 	patience   time.Duration // before a silent replica is left behind
 	cleanEvery time.Duration
+	stalls     float64 // how many operations of disks take very long
 
 	recordDown bool
 	cutRecord  []bool
@@ -126,7 +127,7 @@ func newCluster(seed uint64, trace func(string)) *cluster {
 	}
 	made, count := 0, 1+c.rand.IntN(3)
 	spare := c.rand.IntN(3)
-	blocks := []int{8, 64, block.PerRegion + 40, 6 * block.PerRegion}[c.rand.IntN(4)]
+	blocks := []int{8, 64, block.PerRegion + 40, 16 * block.PerRegion}[c.rand.IntN(4)]
 	c.model = newModel(blocks)
 	c.cutRecord = make([]bool, count+spare)
 	c.record = spec.Record{Version: 1, Volume: block.VolumeID{1}, Size: int64(blocks) * block.Size, Epoch: 1}
@@ -143,6 +144,11 @@ func newCluster(seed uint64, trace func(string)) *cluster {
 		}
 	}
 	c.run(time.Hour, func() bool { return made == count })
+	if c.stalls > 0 {
+		for _, n := range c.nodes {
+			n.disk.SetOdds(simdisk.Odds{Stall: c.stalls, StallMax: c.lease})
+		}
+	}
 	c.log("%d nodes, %d blocks, depth %d, %d requests, net %v, disk %v, power %v, faults %d%%", count, blocks, c.depth, c.requests, c.netMax, c.diskMax, c.power, c.faults)
 	return c
 }
@@ -165,7 +171,11 @@ func (c *cluster) chaos() {
 	if c.healed {
 		return
 	}
-	c.after(c.between(c.lease/20, c.lease*2), c.chaos)
+	pause := c.lease * 2
+	if c.favourite == again {
+		pause = c.lease / 2
+	}
+	c.after(c.between(c.lease/20, pause), c.chaos)
 	c.attachSomewhere()
 	if !c.chance(c.faults) {
 		return
@@ -254,7 +264,7 @@ func (c *cluster) blackout() {
 
 // strike draws faults that come right after something was promised.
 func (c *cluster) strike(kind int) {
-	if c.healed || c.favourite != kind || !c.chance(15) {
+	if c.healed || c.favourite != kind || !c.chance(25) {
 		return
 	}
 	n := c.nodes[c.rand.IntN(len(c.nodes))]
@@ -291,6 +301,7 @@ func (c *cluster) isolateOwner() {
 			}
 		}
 		i := h.node.i
+		h.readsOnly = c.chance(70)
 		c.cutRecord[i] = true
 		c.after(long, func() { c.cutRecord[i] = false })
 		for _, n := range c.nodes {
@@ -362,6 +373,7 @@ func (c *cluster) converge() {
 	clear(c.cuts)
 	clear(c.cutRecord)
 	for _, n := range c.nodes {
+		n.disk.Heal()
 		n.start()
 	}
 	for i, h := range c.heads { // nobody attaches the volume twice any more

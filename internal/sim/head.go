@@ -30,7 +30,8 @@ type head struct {
 	read        int     // blocks read at the end
 	owed        []*debt // writes without an answer
 	served      bool
-	wrote       int // writes completed
+	readsOnly   bool // its client has no more to write
+	wrote       int  // writes completed
 	incarnation uint64
 }
 
@@ -225,6 +226,8 @@ func (h *head) use() {
 		count := 1 + c.rand.IntN(min(4, len(c.model.blocks)-b))
 		h.using++
 		switch k := c.rand.IntN(10); {
+		case h.readsOnly:
+			h.get(b, count)
 		case k < 4:
 			h.write(b, count)
 		case k < 5:
@@ -308,6 +311,10 @@ func (h *head) serves() {
 		}
 	}
 	h.settle(false)
+	if h.c.favourite == afterServing && h.c.chance(50) {
+		h.using++
+		h.c.after(1, h.flush)
+	}
 	h.c.strike(afterServing)
 }
 

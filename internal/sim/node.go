@@ -33,6 +33,7 @@ type node struct {
 	store       *store.Replica
 	replica     *replica.Replica
 	sessions    map[replica.Session]*conn
+	flying      []*store.Request // changes in the store
 }
 
 func (n *node) now() time.Duration { return time.Duration(float64(n.c.now) * n.rate) }
@@ -124,7 +125,7 @@ func (n *node) giveUp() {
 	if n.store != nil {
 		n.store.Abandon()
 	}
-	n.store, n.replica, n.holds = nil, nil, block.ReplicaID{}
+	n.store, n.replica, n.holds, n.flying = nil, nil, block.ReplicaID{}, nil
 	for s, k := range n.sessions {
 		delete(n.sessions, s)
 		k.cutOff()
@@ -159,7 +160,7 @@ func (n *node) kill(power bool) {
 	if n.store != nil {
 		n.store.Abandon()
 	}
-	n.store, n.replica = nil, nil
+	n.store, n.replica, n.flying = nil, nil, nil
 	if !n.made { // nobody was told of the replica
 		n.holds = block.ReplicaID{}
 	}
@@ -224,7 +225,9 @@ func (n *node) storeOp(op replica.Store) {
 	}
 	ok := &wire.Done{Incarnation: n.incarnation}
 	submit := func(q *store.Request, answer func() wire.Message) {
+		n.alone(q)
 		q.Done = func(q *store.Request) {
+			n.flying = slices.DeleteFunc(n.flying, func(o *store.Request) bool { return o == q })
 			if q.Err != nil {
 				done(nil, q.Err)
 				return
@@ -279,6 +282,20 @@ func (n *node) storeOp(op replica.Store) {
 	default:
 		n.c.found("node %d: no store operation for %T", n.i, op.Msg)
 	}
+}
+
+// alone checks the store's one demand: no two changes of a block are in flight together,
+// also not one of an owner that has gone.
+func (n *node) alone(q *store.Request) {
+	if q.Verb != store.Write && q.Verb != store.Zero {
+		return
+	}
+	for _, o := range n.flying {
+		if o.Extent.Overlaps(q.Extent) {
+			n.c.found("node %d: changes of %v and %v are in the store together", n.i, o.Extent, q.Extent)
+		}
+	}
+	n.flying = append(n.flying, q)
 }
 
 // content reads the whole replica as of a generation, for the comparison at the end.

@@ -1,11 +1,18 @@
 package sim
 
 import (
+	_ "embed"
 	"fmt"
 	"hash/fnv"
 	"os/exec"
+	"strings"
 	"testing"
 )
+
+// found are seeds that found a bug once, and what it was.
+//
+//go:embed testdata/seeds.txt
+var found string
 
 // TestSeeds runs the first seeds, and as many more that the commit's hash names: so each
 // commit looks somewhere new, and the same commit always at the same places.
@@ -14,6 +21,13 @@ func TestSeeds(t *testing.T) {
 	seeds := make([]uint64, 0, 2*count)
 	for i := range uint64(count) {
 		seeds = append(seeds, i, commit()+i)
+	}
+	for _, line := range strings.Split(strings.TrimSpace(found), "\n") {
+		var seed uint64
+		if _, err := fmt.Sscan(line, &seed); err != nil {
+			t.Fatalf("testdata/seeds.txt: %q: %v", line, err)
+		}
+		seeds = append(seeds, seed)
 	}
 	for _, seed := range seeds {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
