@@ -218,6 +218,13 @@ func (a *attachment) claim() error {
 	if err != nil {
 		return err
 	}
+	if a.left != nil && rec.Owner != a.d.o.Node {
+		// Another node had the volume meanwhile: what waits in the device is older than what
+		// was written there.
+		if err := a.discard(); err != nil {
+			return err
+		}
+	}
 	lost := make(chan error, 1)
 	n := a.d.node
 	if !n.do(func() {
@@ -284,22 +291,39 @@ func (a *attachment) present(w wish) error {
 }
 
 // takeOver takes over a device that was left and that nobody wishes for any more, so
-// that what was written through it reaches the volume before it goes.
+// that what was written through it reaches the volume before it goes. If the volume is
+// gone, or another node has it by now, nothing can reach it: the device only fails.
 func (a *attachment) takeOver() error {
 	if a.head == nil {
-		switch err := a.claim(); {
-		case fault.Is(err, fault.NotFound): // the volume is no more
-			a.log.Warn("taking away the device of a volume that does not exist", "name", a.left.Options.Name)
-			err = a.d.keeper.Remove(a.d.ctx, a.left.Options.Name)
-			if err == nil {
-				a.left = nil
-			}
-			return err
-		case err != nil:
+		rec, _, err := stateRecords{a.d.o.Store}.get(a.d.ctx, a.id)
+		if fault.Is(err, fault.NotFound) || err == nil && rec.Owner != a.d.o.Node {
+			return a.discard()
+		}
+		if err == nil {
+			err = a.claim()
+		}
+		if err != nil {
 			return err
 		}
 	}
 	return a.serve(*a.left, nil)
+}
+
+// discard takes away a device whose volume this node has lost.
+func (a *attachment) discard() error {
+	name := a.left.Options.Name
+	a.log.Warn("taking away the device of a volume that this node has no more", "name", name)
+	if err := a.d.keeper.Remove(a.d.ctx, name); err != nil {
+		return err
+	}
+	a.left = nil
+	sweep := frontend.Leftovers{Node: a.d.o.Node, LinkDir: a.d.o.LinkDir, Unmount: true, Errand: a.d.o.Errand}
+	entries, err := a.d.keeper.List(a.d.ctx)
+	if err == nil {
+		sweep.Kept = entries
+		err = sweep.Sweep(a.d.ctx)
+	}
+	return err
 }
 
 // serve makes the device, or takes it over, once the head serves: of the volume, or of

@@ -280,3 +280,28 @@ func waitFor(t *testing.T, so func() bool) {
 		}
 	}
 }
+
+// A node that was away while another took its volume takes the device away when it
+// returns, and leaves the volume to its new owner.
+func TestDeviceOfALostVolumeGoes(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root, to make devices")
+	}
+	m := newMachine(t)
+	id := m.create("db", 64<<20)
+	dev := m.attach(id)
+	m.stop()
+	other, err := block.NewNodeID(rand.Reader)
+	must(t, err)
+	e, err := state.Records.Get(t.Context(), m.store, id)
+	must(t, err)
+	e.Value.OwnerNodeId, e.Value.Epoch, e.Value.Version = other.String(), e.Value.Epoch+1, e.Value.Version+1
+	m.commit(state.Records.Replace(id, e.Value, e.Revision), state.Attachments.Put(id, &v1.Attachment{VolumeId: id, Spec: &v1.AttachmentSpec{NodeId: other.String()}}))
+	m.start()
+	waitFor(t, func() bool { _, err := os.Lstat(dev); return err != nil })
+	e, err = state.Records.Get(t.Context(), m.store, id)
+	must(t, err)
+	if e.Value.OwnerNodeId != other.String() {
+		t.Error("the volume was taken back from its new owner")
+	}
+}
