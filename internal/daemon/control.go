@@ -104,7 +104,12 @@ func (x *controller) work(ctx context.Context, l *listeners) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	x.trustee = newTrustee(ctx, x.store, x.wallet)
-	api := server.New(ctx, server.Options{Store: x.store, NodeID: x.node(), Version: x.version, Trust: x.trustee,
+	traces, flush, err := obs.Traces(ctx, os.Getenv, x.node(), x.version)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = flush(context.WithoutCancel(ctx)) }() // what can't be sent is lost: it is only for looking
+	api := server.New(ctx, server.Options{Store: x.store, Traces: traces, NodeID: x.node(), Version: x.version, Trust: x.trustee,
 		Metadata: x.metadata(), Blocks: blocks{x.config.debugSocket()}, Data: x.config.debugSocket(), Log: x.log})
 	serving := l.serve(ctx, api)
 	var group sync.WaitGroup
@@ -116,7 +121,6 @@ func (x *controller) work(ctx context.Context, l *listeners) error {
 	if !x.config.external() {
 		group.Go(func() { x.steward().Run(ctx) })
 	}
-	err := error(nil)
 	select {
 	case err = <-serving:
 	case <-ctx.Done():

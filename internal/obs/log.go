@@ -3,8 +3,8 @@
 //
 // A process makes one logger with [Options.Logger] and hands it down; whoever works
 // on a volume narrows it with [ForVolume]. A line that names an error does so with
-// [Err], which adds the error's kind. Metrics come with the first server that can show
-// them.
+// [Err], which adds the error's kind. [Traces] makes traces of control operations, where a
+// collector is named. Metrics are shown by those who have the figures.
 package obs
 
 import (

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"time"
 
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -22,6 +24,8 @@ var errTooBusy = errors.New("others change it all the time")
 
 // commit commits ops. Unavailable is explained.
 func (s *Server) commit(ctx context.Context, ops ...state.Op) (state.Revision, error) {
+	ctx, span := s.tracer.Start(ctx, "state.Commit", trace.WithAttributes(attribute.Int("ops", len(ops))))
+	defer span.End()
 	at, err := s.store.Commit(ctx, ops...)
 	if fault.Is(err, fault.Unavailable) {
 		err = unreachable(err)

@@ -10,6 +10,10 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/holdfast-io/holdfast/internal/fault"
 	"github.com/holdfast-io/holdfast/internal/fault/rpc"
@@ -32,6 +36,8 @@ func (i *interceptor) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
 	return func(ctx context.Context, r connect.AnyRequest) (answer connect.AnyResponse, err error) {
 		c := i.begin(r.Spec(), r.Header(), r.Peer())
 		defer func() { c.end(err) }()
+		ctx, span := c.trace(ctx)
+		defer func() { c.traced(span, err) }()
 		ctx, cancel := context.WithTimeout(ctx, callMax)
 		defer cancel()
 		if ctx, err = c.admit(ctx); err == nil {
@@ -100,6 +106,21 @@ func (c *call) admit(ctx context.Context) (context.Context, error) {
 		return ctx, err
 	}
 	return context.WithValue(ctx, identityKey{}, id), nil
+}
+
+// trace begins the span of a call, below the caller's if it says so.
+func (c *call) trace(ctx context.Context) (context.Context, trace.Span) {
+	ctx = propagation.TraceContext{}.Extract(ctx, propagation.HeaderCarrier(c.header))
+	return c.s.tracer.Start(ctx, protoName(c.procedure), trace.WithSpanKind(trace.SpanKindServer), trace.WithAttributes(attribute.String("request", c.id)))
+}
+
+// traced ends the span of a call.
+func (c *call) traced(span trace.Span, err error) {
+	span.SetAttributes(attribute.String("who", c.who.Subject))
+	if err != nil {
+		span.SetStatus(codes.Error, err.Error())
+	}
+	span.End()
 }
 
 // fail makes what is answered of an error, with the call's id.

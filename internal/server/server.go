@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
+	"go.opentelemetry.io/otel/trace"
+	"go.opentelemetry.io/otel/trace/noop"
 
 	v1 "github.com/holdfast-io/holdfast/api/holdfast/v1"
 	"github.com/holdfast-io/holdfast/api/holdfast/v1/holdfastv1connect"
@@ -39,7 +41,8 @@ type Options struct {
 	// with the server's, and its debug pages to administrators. Empty: there is none.
 	Data string
 
-	Log    *slog.Logger // nil: none
+	Traces trace.TracerProvider // nil: none
+	Log    *slog.Logger         // nil: none
 	Now    func() time.Time
 	Random io.Reader
 }
@@ -96,6 +99,7 @@ type Server struct {
 	log     *slog.Logger
 	now     func() time.Time
 	random  io.Reader
+	tracer  trace.Tracer
 	metrics *metrics
 	mux     *http.ServeMux
 }
@@ -112,6 +116,10 @@ func New(ctx context.Context, o Options) *Server {
 	if s.random == nil {
 		s.random = rand.Reader
 	}
+	if o.Traces == nil {
+		o.Traces = noop.NewTracerProvider()
+	}
+	s.tracer = o.Traces.Tracer("holdfast/server")
 	s.metrics = newMetrics(s)
 	s.mux = http.NewServeMux()
 	s.mount()

@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
+
 	v1 "github.com/holdfast-io/holdfast/api/holdfast/v1"
 
 	"github.com/holdfast-io/holdfast/api/client"
@@ -46,7 +48,8 @@ type Options struct {
 	Now    func() time.Time
 	Blocks server.ChangedBlocks
 	Data   string // see server.Options
-	Still  bool   // nobody plays control and nodes
+	Traces trace.TracerProvider
+	Still  bool // nobody plays control and nodes
 }
 
 // Start starts a server, which ends with the test.
@@ -66,7 +69,7 @@ func Start(t *testing.T, o Options) *Cluster {
 	trusted := c.found(o.Now)
 	self := c.identity(99)
 	trusted.peer = self.Peer
-	c.Server = server.New(ctx, server.Options{Store: c.Store, Version: "test", Trust: trusted, Blocks: o.Blocks, Data: o.Data, Now: o.Now})
+	c.Server = server.New(ctx, server.Options{Store: c.Store, Version: "test", Trust: trusted, Blocks: o.Blocks, Data: o.Data, Traces: o.Traces, Now: o.Now})
 	c.Socket = filepath.Join(t.TempDir(), "api.sock")
 	c.serve("unix", c.Socket, c.Server.Local())
 	c.TCP = "http://" + c.serve("tcp", "127.0.0.1:0", c.Server)
