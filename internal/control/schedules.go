@@ -61,8 +61,9 @@ type rhythm struct {
 func rhythms(p *v1.SnapshotPolicy) (list []rhythm) {
 	for _, x := range p.Spec.GetSchedules() {
 		s, err := schedule.Parse(x.Kind, x.At)
-		if err != nil {
-			continue // the server refuses these
+		twice := slices.ContainsFunc(list, func(r rhythm) bool { return r.key == x.Kind+" "+x.At })
+		if err != nil || twice {
+			continue // the server refuses what can't be read
 		}
 		r := rhythm{Schedule: s, key: x.Kind + " " + x.At, keep: int(x.Keep)}
 		if r.keep <= 0 {

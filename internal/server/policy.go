@@ -3,17 +3,16 @@ package server
 import (
 	"context"
 	"fmt"
-	"maps"
-	"regexp"
 	"slices"
-	"strconv"
 	"strings"
-	"time"
 
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	v1 "github.com/holdfast-io/holdfast/api/holdfast/v1"
+	"github.com/holdfast-io/holdfast/internal/control"
 	"github.com/holdfast-io/holdfast/internal/fault"
+	"github.com/holdfast-io/holdfast/internal/spec/schedule"
 	"github.com/holdfast-io/holdfast/internal/state"
 )
 
@@ -77,12 +76,11 @@ func checkPolicy(p *v1.SnapshotPolicySpec) error {
 	}
 	for i, sc := range p.Schedules {
 		field := fmt.Sprintf("spec.schedules[%d]", i)
-		form, known := scheduleForms[sc.GetKind()]
-		if !known {
-			return invalid(field+".kind", "use "+strings.Join(slices.Sorted(maps.Keys(scheduleForms)), ", "), "%q is not known", sc.GetKind())
+		if !slices.Contains(schedule.Kinds, sc.GetKind()) {
+			return invalid(field+".kind", "use "+strings.Join(schedule.Kinds, ", "), "%q is not known", sc.GetKind())
 		}
-		if !form.ok(sc.GetAt()) {
-			return invalid(field+".at", "write it as "+form.example, "%q is no time of kind %s", sc.GetAt(), sc.GetKind())
+		if _, err := schedule.Parse(sc.GetKind(), sc.GetAt()); err != nil {
+			return invalid(field+".at", "write it as "+scheduleExamples[sc.GetKind()], "%v", err)
 		}
 		if sc.GetKeep() < 0 || sc.GetKeep() > keepMax {
 			return invalid(field+".keep", "give a number up to 10000, or 0 for the default", "%d can't be", sc.GetKeep())
@@ -91,47 +89,9 @@ func checkPolicy(p *v1.SnapshotPolicySpec) error {
 	return checkLabels("spec.selector", p.GetSelector())
 }
 
-// scheduleForm is how the time of a schedule is written.
-type scheduleForm struct {
-	example string
-	ok      func(string) bool
-}
-
-var scheduleForms = map[string]scheduleForm{
-	"interval": {"15m or 6h", func(at string) bool {
-		d, err := time.ParseDuration(at)
-		return err == nil && d >= time.Minute && d <= 366*24*time.Hour
-	}},
-	"daily":  {"23:30", isClock},
-	"weekly": {"sunday@23:30", func(at string) bool { day, clock, _ := strings.Cut(at, "@"); return isWeekday(day) && isClock(clock) }},
-	"monthly": {"1@23:30", func(at string) bool {
-		day, clock, _ := strings.Cut(at, "@")
-		return inRange(day, 1, 31) && isClock(clock)
-	}},
-	"cron": {"five fields, such as 30 2 * * 1", func(at string) bool { return cronForm.MatchString(at) }},
-}
-
-// cronForm is five fields; what they mean is checked where they are followed.
-var cronForm = regexp.MustCompile(`^(\S+ ){4}\S+$`)
-
-func isClock(text string) bool {
-	_, err := time.Parse("15:04", text)
-	return err == nil
-}
-
-func isWeekday(text string) bool {
-	for d := time.Sunday; d <= time.Saturday; d++ {
-		if strings.EqualFold(d.String(), text) {
-			return true
-		}
-	}
-	return false
-}
-
-func inRange(text string, low, high int) bool {
-	n, err := strconv.Atoi(text)
-	return err == nil && n >= low && n <= high
-}
+// scheduleExamples are how the times of schedules are written.
+var scheduleExamples = map[string]string{schedule.Interval: "15m, 6h or 2d", schedule.Daily: "23:30", schedule.Weekly: "sunday@23:30",
+	schedule.Monthly: "1@23:30", schedule.Cron: "five fields, such as 30 2 * * 1"}
 
 // GetPolicy returns one policy.
 func (s *snapshots) GetPolicy(ctx context.Context, r *v1.GetPolicyRequest) (*v1.SnapshotPolicy, error) {
@@ -142,32 +102,22 @@ func (s *snapshots) GetPolicy(ctx context.Context, r *v1.GetPolicyRequest) (*v1.
 	return s.policy(e), nil
 }
 
-// policy returns a policy with how many volumes it holds for.
+// policy returns a policy with how many volumes it holds for, and when it is due.
 func (s *snapshots) policy(e state.Entry[*v1.SnapshotPolicy]) *v1.SnapshotPolicy {
 	out := clone(e.Value)
 	if out.Status == nil {
 		out.Status = &v1.SnapshotPolicyStatus{}
 	}
 	out.Status.Volumes = 0
+	if next := control.Next(out.Spec, s.now()); !next.IsZero() {
+		out.Status.Next = timestamppb.New(next)
+	}
 	for _, v := range s.view.volumes.List() {
-		if usable(v.Value) == nil && holdsFor(e, v.Value) {
+		if usable(v.Value) == nil && control.HoldsFor(e.Value, v.Value) {
 			out.Status.Volumes++
 		}
 	}
 	return out
-}
-
-func holdsFor(p state.Entry[*v1.SnapshotPolicy], v *v1.Volume) bool {
-	if slices.Contains(v.GetSpec().GetSnapshotPolicies(), p.ID) {
-		return true
-	}
-	sel := p.Value.GetSpec().GetSelector()
-	for key, want := range sel {
-		if got, ok := v.GetMeta().GetLabels()[key]; !ok || got != want {
-			return false
-		}
-	}
-	return len(sel) > 0
 }
 
 // ListPolicies lists policies, by name.
