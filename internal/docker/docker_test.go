@@ -23,6 +23,7 @@ type engine struct {
 	t      *testing.T
 	root   string
 	dir    string
+	plugin *docker.Plugin
 	client *http.Client
 	stop   func()
 }
@@ -37,6 +38,19 @@ func start(t *testing.T, c *csitest.Cluster, node csitest.Node) *engine {
 	return e
 }
 
+// serveAt makes the plugin answer at a second socket.
+func (e *engine) serveAt(socket string) {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- e.plugin.Serve(ctx, socket) }()
+	e.t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			e.t.Error(err)
+		}
+	})
+}
+
 func (e *engine) run(c *csitest.Cluster, node csitest.Node) {
 	p, err := docker.New(docker.Options{Node: node.Name, Root: e.root, Dir: e.dir, API: docker.API{
 		Volumes:     holdfastv1connect.NewVolumeServiceClient(c.Client, c.URL),
@@ -46,6 +60,7 @@ func (e *engine) run(c *csitest.Cluster, node csitest.Node) {
 	if err != nil {
 		e.t.Fatal(err)
 	}
+	e.plugin = p
 	socket := filepath.Join(e.t.TempDir(), "holdfast.sock")
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)

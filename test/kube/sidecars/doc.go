@@ -1,0 +1,3 @@
+// Package sidecars pins the programs that stand beside a CSI driver in Kubernetes; it has
+// nothing of its own.
+package sidecars
