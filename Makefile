@@ -15,10 +15,10 @@ BENCH :=
 # Where our Go files are; not asked of git, which an unpacked release lacks.
 GO_DIRS := $(wildcard api bench cmd deploy internal test)
 
-.PHONY: help build run stop test test-long test-vm bench sim generate lint unit race fuzz shell planted clean
+.PHONY: help build run stop test test-long test-vm test-kube test-kube-e2e bench sim generate lint unit race fuzz shell planted clean
 
 help: ## list these commands
-	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
 
 build: ## bin/holdfast, one static binary
 	@scripts/deps build
@@ -47,6 +47,12 @@ test-vm: ## what needs a kernel with ublk and nbd, in an emulated machine (minut
 	CGO_ENABLED=0 go test -tags vm -c -o bin/nbdclient.test ./internal/attach/nbdclient
 	CGO_ENABLED=0 go test -c -o bin/mount.test ./internal/attach/mount
 	scripts/vm bin/mount.test bin/ublk.test bin/nbdclient.test
+
+test-kube: ## a real Kubernetes of three nodes on this machine (minutes; 20 the first time)
+	go test -tags kube -count=1 -timeout 60m -v ./test/kube
+
+test-kube-e2e: ## Kubernetes' own suite for storage drivers, in such a cluster
+	test/kube/e2e
 
 bench: ## [BENCH=store] measure against a baseline, into bench/results.json
 	@scripts/deps bench

@@ -151,8 +151,8 @@ func filesystem(spec *holdfastv1.VolumeSpec, uses []*csi.VolumeCapability) error
 			spec.Filesystem = fs
 		}
 	}
-	if !mounted && spec.Filesystem == "" {
-		spec.Filesystem = "none"
+	if !mounted {
+		spec.Filesystem = "none" // whatever the class says for volumes that are mounted
 	}
 	return nil
 }

@@ -187,7 +187,7 @@ func TestEveryCallAtOnceAndAgain(t *testing.T) {
 
 func TestDeviceIsShownAsItIs(t *testing.T) {
 	r := newRig(t, 1)
-	v, path := r.create("raw", raw(), nil), filepath.Join(r.dir, "pod", "device")
+	v, path := r.create("raw", raw(), map[string]string{"fs": "xfs"}), filepath.Join(r.dir, "pod", "device")
 	r.use(v, raw(), path, false)
 	r.use(v, raw(), path, false)
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
