@@ -27,6 +27,7 @@ var all = slices.Concat(
 	storeBenchmarks,
 	cowBenchmarks,
 	deviceBenchmarks,
+	replicationBenchmarks,
 	placementBenchmarks,
 )
 

@@ -28,18 +28,63 @@ type lane func(blocks int, done func(error)) (start func(at block.Index))
 
 // run does the load's operations on what lane leads to, which is on disk d.
 func (l load) run(ctx context.Context, d host.Disk, lane lane) (bench.Cost, error) {
-	var failed error
-	running := 0
+	return l.runOn(ctx, polled{ctx, d}, lane)
+}
+
+// engine is what has operations begin and end.
+type engine interface {
+	// drive calls begin, and returns when nothing is running.
+	drive(p *progress) error
+}
+
+// progress is how far a load has come. All but idle belongs to whoever begins operations.
+type progress struct {
+	begin   func()
+	running int
+	failed  error
+	idle    chan struct{} // closed when nothing is running any more
+}
+
+// ended counts one operation less, after its successor was begun.
+func (p *progress) ended() {
+	if p.running--; p.running == 0 {
+		close(p.idle)
+	}
+}
+
+// polled is the engine of a disk that this goroutine polls.
+type polled struct {
+	ctx  context.Context
+	disk host.Disk
+}
+
+func (e polled) drive(p *progress) error {
+	d := e.disk
+	p.begin()
+	for p.running > 0 {
+		if d.Poll(-1) == 0 && d.InFlight() == 0 && p.running > 0 {
+			return fault.Bug("bench: nothing is in flight, and %d operations are not done", p.running)
+		}
+		if err := e.ctx.Err(); err != nil && p.failed == nil {
+			p.failed = err
+		}
+	}
+	return nil
+}
+
+// runOn is run with another engine.
+func (l load) runOn(ctx context.Context, e engine, lane lane) (bench.Cost, error) {
+	p := &progress{idle: make(chan struct{})}
 	latency := new(bench.Histogram)
 	cost := new(bench.Cost)
 	starts, began := make([]func(block.Index), l.depth), make([]time.Time, l.depth)
 	begin := func(i int, now time.Time) {
-		if failed != nil {
+		if p.failed != nil {
 			return
 		}
 		if at, more := l.next(now); more {
 			began[i] = now
-			running++
+			p.running++
 			starts[i](at)
 		}
 	}
@@ -51,31 +96,35 @@ func (l load) run(ctx context.Context, d host.Disk, lane lane) (bench.Cost, erro
 			if l.ended != nil {
 				l.ended(began[i], now)
 			}
-			if err != nil {
-				failed = err
+			if err == nil {
+				err = ctx.Err()
 			}
-			running--
+			if err != nil && p.failed == nil {
+				p.failed = err
+			}
 			begin(i, now)
+			p.ended()
 		})
 	}
-	measured, err := bench.Measure(func(c *bench.Cost) error {
-		cost = c
+	p.begin = func() {
+		p.running++ // so that the end of the first is not the end of all
 		for i := range starts {
 			begin(i, time.Now())
 		}
-		for running > 0 {
-			if d.Poll(-1) == 0 && d.InFlight() == 0 && running > 0 {
-				return fault.Bug("bench: nothing is in flight, and %d operations are not done", running)
-			}
-			if err := ctx.Err(); err != nil && failed == nil {
-				failed = err
-			}
+		p.ended()
+	}
+	measured, err := bench.Measure(func(c *bench.Cost) error {
+		cost = c
+		if err := e.drive(p); err != nil {
+			return err
 		}
 		c.Bytes = c.Ops * int64(l.blocks) * block.Size
-		return failed
+		return p.failed
 	})
-	for d.InFlight() > 0 { // what the store does behind its requests
-		d.Poll(-1)
+	if e, ok := e.(polled); ok {
+		for e.disk.InFlight() > 0 { // what the store does behind its requests
+			e.disk.Poll(-1)
+		}
 	}
 	measured.Latency = latency
 	return measured, err
@@ -164,6 +213,14 @@ func shuffled(blocks, count int) order {
 		at := places[0]
 		places = places[1:]
 		return block.Index(at), true
+	}
+}
+
+// spread is o with its places so many times as far apart.
+func (o order) spread(by block.Index) order {
+	return func() (block.Index, bool) {
+		at, more := o()
+		return at * by, more
 	}
 }
 

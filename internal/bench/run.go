@@ -78,6 +78,9 @@ func (o Options) Do(ctx context.Context, b Benchmark) ([]Figure, error) {
 	return r.figures, nil
 }
 
+// Name returns the benchmark's.
+func (r *Run) Name() string { return r.benchmark.Name }
+
 // Report adds a figure, whose name must be the benchmark's or below it.
 func (r *Run) Report(f Figure) {
 	if !r.benchmark.Owns(f.Name) {
