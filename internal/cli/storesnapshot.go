@@ -32,8 +32,12 @@ so a script can repeat the command.`,
 			}
 			var taken block.Generation
 			err := withReplica(cmd.Context(), args[0], func(s *session) error {
+				live := s.r.Manifest().Generation
 				if taken = block.Generation(gen); taken == 0 {
-					taken = s.r.Manifest().Generation
+					taken = live
+				}
+				if taken > live { // which a head may skip to, and a person does by mistake
+					return fault.Errorf("store snapshot", fault.Precondition, "generation %d is not the live one, %d", taken, live)
 				}
 				return await(s.disk, func(done func(error)) { s.r.Snapshot(taken, done) })
 			})
