@@ -247,6 +247,8 @@ func (s *Store) explain(ctx context.Context, op string, err error) error {
 		kind = fault.Precondition
 	case errors.Is(err, rpctypes.ErrLeaseNotFound):
 		kind = fault.Busy
+	case errors.Is(err, rpctypes.ErrAuthFailed):
+		kind = fault.Denied
 	case errors.Is(err, rpctypes.ErrNoSpace):
 		err = fault.WithCure(err, "the database of etcd is full: see holdfast metadata status")
 		kind = fault.NoSpace
@@ -313,8 +315,8 @@ func (s *Store) observe(answer any) {
 		return
 	}
 	id := h.GetHeader().ClusterId
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.identity.Lock()
+	defer s.identity.Unlock()
 	if s.cluster != 0 && s.cluster != id {
 		close(s.other)
 		s.other = make(chan struct{})
@@ -324,7 +326,7 @@ func (s *Store) observe(answer any) {
 
 // others returns what is closed when another cluster answers.
 func (s *Store) others() <-chan struct{} {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.identity.Lock()
+	defer s.identity.Unlock()
 	return s.other
 }

@@ -69,8 +69,10 @@ type Store struct {
 	at        int // in endpoints
 	current   *session
 	failures  int // since something was answered
-	cluster   uint64
-	other     chan struct{} // closed when another cluster answers
+
+	identity sync.Mutex // may be locked under mu, where logging in is answered
+	cluster  uint64
+	other    chan struct{} // closed when another cluster answers
 }
 
 // session is the use of one member.

@@ -123,3 +123,42 @@ func TestAWatchEndsWhenAnotherClusterAnswers(t *testing.T) {
 		t.Errorf("revision %d after %d, %v", now, rev, err)
 	}
 }
+
+// TestAnEtcdWithUsersWantsToKnowWho uses an etcd in which nobody may do anything without a
+// password.
+func TestAnEtcdWithUsersWantsToKnowWho(t *testing.T) {
+	server, ctx := etcdtest.Start(t), t.Context()
+	admin := server.Client()
+	for _, do := range []func() error{
+		func() error { _, err := admin.UserAdd(ctx, "root", "secret"); return err },
+		func() error { _, err := admin.UserGrantRole(ctx, "root", "root"); return err },
+		func() error { _, err := admin.UserAdd(ctx, "guest", "guest"); return err },
+		func() error { _, err := admin.AuthEnable(ctx); return err },
+	} {
+		if err := do(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	o := etcd.Options{Endpoints: []string{server.Options.ClientURL}, Username: "root", Password: "secret"}
+	s := open(t, o)
+	w := s.Watch(ctx, "/", commit(t, s, state.Put("/a", nil)))
+	lease, err := s.Lease(ctx, time.Minute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	commit(t, s, lease.Put("/b", nil))
+	if b := await(t, w, "an event"); b.Err != nil {
+		t.Fatal(b.Err)
+	}
+	if err := lease.Close(); err != nil {
+		t.Error(err)
+	}
+	o.Password = "wrong"
+	if _, err := open(t, o).Get(ctx, "/a"); !fault.Is(err, fault.Denied) {
+		t.Errorf("a wrong password: %v", err)
+	}
+	o.Username, o.Password = "guest", "guest"
+	if _, err := open(t, o).Commit(ctx, state.Put("/a", nil)); !fault.Is(err, fault.Denied) {
+		t.Errorf("somebody without rights: %v", err)
+	}
+}
