@@ -236,6 +236,9 @@ func (c *chaos) same(l *life) {
 
 func TestWhateverHappensAllVolumesAreWellInTheEnd(t *testing.T) {
 	first, seeds := uint64(0), uint64(15)
+	if testing.Short() {
+		seeds = 3
+	}
 	if n, err := strconv.ParseUint(os.Getenv("CONTROL_SEEDS"), 10, 64); err == nil {
 		seeds = n // many, or one alone with CONTROL_SEED
 	}
