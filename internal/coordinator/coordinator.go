@@ -134,8 +134,11 @@ type Coordinator struct {
 	copying int // copies in the queue or started
 	lost    error
 	cleaned time.Duration
-	rotate  int
-	stats   Stats
+	// vouched is the number of the flush whose marks are to be told to everybody; 0 none.
+	vouched     uint64
+	vouchAtOnce bool // whatever CleanEvery says
+	rotate      int
+	stats       Stats
 }
 
 // Stats counts what happened.

@@ -266,7 +266,7 @@ func (c *Coordinator) finished(now time.Duration, q *Request, fx *Effects) bool 
 		if c.lost != nil {
 			q.Err, c.lost = c.lost, nil
 		} else {
-			c.clean(now, q.own, fx)
+			c.vouch(q)
 		}
 	}
 	c.release(q.slot)
@@ -278,21 +278,32 @@ func (c *Coordinator) finished(now time.Duration, q *Request, fx *Effects) bool 
 	return true
 }
 
-// clean tells all in-sync members, after a flush of all of them, that they are the same
-// but for what was written since. Not after every flush: a region that is written again
-// after it became clean costs an intent.
-func (c *Coordinator) clean(now time.Duration, always bool, fx *Effects) {
-	if c.gate.count() > 0 && !fault.Planted("clean while gates are closed") {
-		return // not the same yet
+// vouch notes that a flush of all in-sync members is complete: they are the same up to
+// the marks that they gave, once every change that was sent before it is complete too. One
+// that a member had done by then, another may not have received.
+func (c *Coordinator) vouch(flush *Request) {
+	c.vouched, c.vouchAtOnce = c.slots[flush.slot].seq, c.vouchAtOnce || flush.own
+	for _, x := range c.members {
+		x.vouched, x.mark = x.mark, 0
 	}
-	if !always && c.cleaned != 0 && now-c.cleaned < c.opts.CleanEvery {
+}
+
+// clean tells all in-sync members, after a flush of all of them, that they are the same
+// but for what was written since.
+func (c *Coordinator) clean(now time.Duration, fx *Effects) {
+	switch {
+	case c.vouched == 0, c.activeBefore(c.vouched) && !fault.Planted("clean covers what another lacks"):
+		return
+	case c.gate.count() > 0 && !fault.Planted("clean while gates are closed"):
+		return // not the same yet
+	case !c.vouchAtOnce && c.cleaned != 0 && now-c.cleaned < c.opts.CleanEvery:
 		return
 	}
-	c.cleaned = now
+	c.cleaned, c.vouched, c.vouchAtOnce = now, 0, false
 	for m := range c.members {
-		if x := c.members[m]; c.inSync(m) && x.mark != 0 && x.asks < askedMax {
-			c.ask(m, &wire.Clean{Epoch: c.rec.Epoch, Mark: x.mark}, fx, func(time.Duration, int, wire.Message, *Effects) {})
-			x.mark = 0
+		if x := c.members[m]; c.inSync(m) && x.vouched != 0 && x.asks < askedMax {
+			c.ask(m, &wire.Clean{Epoch: c.rec.Epoch, Mark: x.vouched}, fx, func(time.Duration, int, wire.Message, *Effects) {})
+			x.vouched = 0
 		}
 	}
 }

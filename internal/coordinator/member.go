@@ -47,10 +47,11 @@ type member struct {
 	leaving     bool          // its process is about to end on purpose
 	syncFailed  error         // why the last catching up did not come to its end
 
-	asks  int           // questions that are not answered
-	asked time.Duration // when the first of them was asked
-	sync  *syncing
-	mark  uint64 // of its last flush, for Clean
+	asks    int           // questions that are not answered
+	asked   time.Duration // when the first of them was asked
+	sync    *syncing
+	mark    uint64 // of its last flush, for Clean
+	vouched uint64 // of the last flush that all have confirmed, see vouch
 }
 
 func (c *Coordinator) inSync(m int) bool { return c.rec.Members[m].State == spec.InSync }
@@ -153,6 +154,7 @@ func (c *Coordinator) unlink(now time.Duration, m int, fx *Effects) {
 // forget ends the conversation. Answers that are missing will not come.
 func (c *Coordinator) forget(now time.Duration, m int, fx *Effects) {
 	x := c.members[m]
+	x.mark, x.vouched = 0, 0 // names of another process's, for all that is known
 	x.linked, x.opened, x.promised, x.asking, x.renewing = false, nil, 0, false, false
 	for i := 0; x.asks > 0 && i < len(c.slots); i++ {
 		if s := &c.slots[i]; s.used && s.request == nil && s.member == m {

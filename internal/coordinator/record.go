@@ -30,6 +30,7 @@ func (c *Coordinator) goOn(now time.Duration, fx *Effects) {
 		c.beginGate(now, fx)
 	}
 	c.finishActive(now, fx)
+	c.clean(now, fx)
 	c.startQueued(now, fx)
 	if c.phase == serving && c.ready(now) {
 		c.startJobs(now, fx)

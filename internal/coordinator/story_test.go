@@ -317,3 +317,32 @@ func TestOldDataDoesNotCount(t *testing.T) {
 		t.Fatalf("%+v: the second replica has promised nothing yet, and was trusted", rec)
 	}
 }
+
+// What one replica had done before a flush, another may not even have received when both
+// have flushed: were the first told that its region is clean, and both the other and the
+// owner died, nothing would remember that the copies differ.
+func TestNothingIsCleanBeforeWhatWasSentBeforeTheFlushIsComplete(t *testing.T) {
+	s := attached(t, 2)
+	s.step(Submit{writeAt(5, 1)})
+	s.answer(0)
+	late := s.sent[len(s.sent)-1] // the write, on its way to member 1
+	for i := range s.sent {
+		if _, ok := s.sent[i].Msg.(*wire.Write); ok && s.sent[i].Member == 1 {
+			late, s.sent[i].Msg = s.sent[i], nil
+		}
+	}
+	s.step(Submit{&Request{Op: Flush}})
+	s.answer(0)
+	s.answer(1)
+	if len(s.done) != 1 || s.done[0].Op != Flush {
+		t.Fatalf("%d requests are complete", len(s.done))
+	}
+	if n := s.sentTo(0, wire.KindClean) + s.sentTo(1, wire.KindClean); n != 0 {
+		t.Fatalf("%d times it was said that replicas are the same, while a write is on its way to one", n)
+	}
+	s.step(Received{Member: 1, ID: late.ID, Msg: healthy(late.Msg)})
+	s.step(Tick{})
+	if s.sentTo(0, wire.KindClean) != 1 || s.sentTo(1, wire.KindClean) != 1 {
+		t.Fatal("it is not said although all is complete")
+	}
+}
