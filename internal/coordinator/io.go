@@ -61,7 +61,7 @@ func (c *Coordinator) mustWait(q *Request, waiting []*Request) bool {
 		}
 	}
 	if k := q.copy; k != nil { // those before it may wait for this very copy
-		return k.sync != nil && c.gated(q.Extent) && !fault.Planted("resync copies before the copies agree")
+		return k.sync != nil && c.gated(q.Extent)
 	}
 	for _, o := range waiting {
 		if o.Op != Flush && o.copy == nil && q.conflicts(o) {

@@ -24,6 +24,7 @@ type op struct {
 	hold    link.Holder  // of a local message's data
 	buffer  *link.Buffer // what was read is in it
 	sums    []block.Sum
+	durable bool // the change is to be flushed before it is answered
 
 	done     wire.Done
 	readDone wire.ReadDone
@@ -60,7 +61,7 @@ func (o *op) Release() {
 	}
 	done := o.request.Done
 	o.request = store.Request{Done: done}
-	o.r, o.buffer = nil, nil
+	o.r, o.buffer, o.durable = nil, nil, false
 	o.readDone, o.verified = wire.ReadDone{}, wire.Verified{}
 	p.mu.Lock()
 	p.free = append(p.free, o)
@@ -85,6 +86,7 @@ func (o *op) begin(msg wire.Message, into *destination) {
 	switch m := msg.(type) {
 	case *wire.Write:
 		q.Verb, q.Extent, q.Data, q.Sums = store.Write, m.Extent, aligned(m.Data), m.Sums
+		o.durable = m.FUA
 	case *wire.Fill:
 		if m.Generation != 0 {
 			o.finish(nil, fault.Errorf("node.Fill", fault.Unsupported, "only the live generation can be filled"))
@@ -95,6 +97,7 @@ func (o *op) begin(msg wire.Message, into *destination) {
 		}
 	case *wire.Zero:
 		q.Verb, q.Extent = store.Zero, m.Extent
+		o.durable = m.FUA
 	case *wire.Read:
 		q.Verb, q.Extent, q.Generation = store.Read, m.Extent, m.Generation
 		if into != nil {
@@ -173,6 +176,11 @@ func (o *op) stored(q *store.Request) {
 		o.finish(nil, q.Err)
 		return
 	}
+	if o.durable && q.Verb != store.Flush { // only then is it done
+		q.Verb = store.Flush
+		o.r.store.Submit(q)
+		return
+	}
 	switch q.Verb {
 	case store.Read:
 		o.readDone = wire.ReadDone{Data: q.Data, Sums: q.Sums}
@@ -181,6 +189,10 @@ func (o *op) stored(q *store.Request) {
 		o.verified = wire.Verified{Sums: q.Sums}
 		o.finish(&o.verified, nil)
 	case store.Flush:
+		if o.durable {
+			o.finish(&o.done, nil)
+			return
+		}
 		o.flushed.Incarnation = o.r.n.incarnation
 		o.finish(&o.flushed, nil)
 	default:

@@ -127,7 +127,13 @@ func newCluster(seed uint64, trace func(string)) *cluster {
 	}
 	made, count := 0, 1+c.rand.IntN(3)
 	spare := c.rand.IntN(3)
-	blocks := []int{8, 64, block.PerRegion + 40, 16 * block.PerRegion}[c.rand.IntN(4)]
+	blocks := []int{8, 64, block.PerRegion + 40, 6 * block.PerRegion}[c.rand.IntN(4)]
+	switch { // where the favourite shows best
+	case c.favourite == again && c.chance(70):
+		blocks = 8
+	case (c.favourite == afterServing || c.favourite == blackout) && c.chance(70):
+		blocks = 16 * block.PerRegion
+	}
 	c.model = newModel(blocks)
 	c.cutRecord = make([]bool, count+spare)
 	c.record = spec.Record{Version: 1, Volume: block.VolumeID{1}, Size: int64(blocks) * block.Size, Epoch: 1}

@@ -287,6 +287,8 @@ type debt struct {
 func (h *head) change(q *coordinator.Request, tag uint64, b int, at []int) {
 	d := &debt{tag: tag, b: b, at: at}
 	h.owed = append(h.owed, d)
+	losses := h.c.losses
+	q.FUA = h.c.chance(10)
 	h.submit(q, func(q *coordinator.Request) {
 		h.c.log("%s wrote %d to %v: %v", h.name, tag, q.Extent, q.Err)
 		if q.Err != nil && h.coord.Stopped() != nil {
@@ -296,6 +298,9 @@ func (h *head) change(q *coordinator.Request, tag uint64, b int, at []int) {
 		if q.Err == nil {
 			h.wrote++
 			h.c.model.ack(b, d.at)
+			if q.FUA && h.c.losses == losses {
+				h.c.model.durable(b, d.at)
+			}
 		}
 	})
 }

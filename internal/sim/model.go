@@ -91,6 +91,17 @@ func (m *model) flushed(at []int) {
 	}
 }
 
+// durable notes that a completed write can't be lost.
+func (m *model) durable(b int, at []int) {
+	for i, p := range at {
+		h := &m.blocks[b+i]
+		if drop := p - h.gone; drop > 0 {
+			h.tags = h.tags[drop:]
+			h.gone += drop
+		}
+	}
+}
+
 // powerLost forgets that unflushed writes were completed: from now on any of them may be
 // what is there.
 func (m *model) powerLost() {

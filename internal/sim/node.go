@@ -237,12 +237,28 @@ func (n *node) storeOp(op replica.Store) {
 		n.store.Submit(q)
 	}
 	plain := func() wire.Message { return ok }
+	change := func(q *store.Request, durable bool) {
+		if !durable {
+			submit(q, plain)
+			return
+		}
+		n.alone(q)
+		q.Done = func(q *store.Request) {
+			n.flying = slices.DeleteFunc(n.flying, func(o *store.Request) bool { return o == q })
+			if q.Err != nil {
+				done(nil, q.Err)
+			} else if n.up && n.life == life && n.replica == was {
+				submit(&store.Request{Verb: store.Flush}, plain)
+			}
+		}
+		n.store.Submit(q)
+	}
 	simple := func(err error) { done(ok, err) }
 	switch m := op.Msg.(type) {
 	case *wire.Write:
-		submit(&store.Request{Verb: store.Write, Extent: m.Extent, Data: m.Data, Sums: m.Sums}, plain)
+		change(&store.Request{Verb: store.Write, Extent: m.Extent, Data: m.Data, Sums: m.Sums}, m.FUA)
 	case *wire.Zero:
-		submit(&store.Request{Verb: store.Zero, Extent: m.Extent}, plain)
+		change(&store.Request{Verb: store.Zero, Extent: m.Extent}, m.FUA)
 	case *wire.Read:
 		q := &store.Request{Verb: store.Read, Extent: m.Extent, Generation: m.Generation,
 			Data: host.Buffer(int(m.Extent.Bytes())), Sums: make([]block.Sum, m.Extent.Count)}
