@@ -131,7 +131,7 @@ func newCluster(seed uint64, trace func(string)) *cluster {
 	switch { // where the favourite shows best
 	case c.favourite == again && c.chance(70):
 		blocks = 8
-	case (c.favourite == afterServing || c.favourite == blackout) && c.chance(70):
+	case c.favourite == afterServing && c.chance(70):
 		blocks = 16 * block.PerRegion
 	}
 	c.model = newModel(blocks)
