@@ -180,7 +180,7 @@ func (h *history) hasRecords(number uint64) bool {
 func (h *history) rewind(next, tail uint64) uint64 {
 	for next > tail+1 {
 		b, before := h.blocks[next-1], h.blocks[next-2]
-		if len(b.records) > 0 || before.proven < b.proven || before.durable < b.durable || before.tail < b.tail {
+		if b == nil || before == nil || len(b.records) > 0 || before.proven < b.proven || before.durable < b.durable || before.tail < b.tail {
 			break
 		}
 		next--
