@@ -26,6 +26,9 @@ type SweepOptions struct {
 	// Unmount takes filesystems off dead devices, in this mount namespace. All that they
 	// can do is fail.
 	Unmount bool
+	// Only is the volume whose devices are looked at; "" is all. Devices of others may be
+	// being made meanwhile.
+	Only string
 }
 
 // Leftover is a device of which nobody has the other end any more.
@@ -52,7 +55,7 @@ func Sweep(ctx context.Context, o SweepOptions) ([]Leftover, error) {
 	var errs []error
 	for _, d := range found {
 		name, ours := ParseFileName(d.Backing)
-		if !ours || name.Node != shortNode(o.Node) {
+		if !ours || name.Node != shortNode(o.Node) || o.Only != "" && name.Volume != o.Only {
 			continue
 		}
 		if kept, ok := o.Keep[name.Volume]; ok && kept == name.Connection {
@@ -145,6 +148,9 @@ func SweepLinks(dir string, hold func(name, target string) bool) error {
 // holds reports whether target is the device of volume name, or nothing that Link made
 // for a loop device.
 func (o *SweepOptions) holds(name, target string) bool {
+	if o.Only != "" && name != o.Only {
+		return true
+	}
 	var n int
 	if _, err := fmt.Sscanf(target, "/dev/loop%d", &n); err != nil {
 		return true

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -38,6 +39,7 @@ type attachment struct {
 	complained string           // the last error that was logged
 	counted    time.Time        // when usage was looked at
 	mounted    string           // where the device is mounted by this node; "" nowhere
+	dead       string           // name of a device that serves nobody any more, and may be mounted still
 
 	mu     sync.Mutex
 	wanted wish
@@ -181,10 +183,13 @@ func (a *attachment) bring(w wish) error {
 	case w.attach == nil && a.show != nil:
 		return a.hide()
 	case w.attach == nil:
-		return nil
+		return a.bury()
 	case w.attach.Aborted:
 		return a.abort()
 	case a.show == nil:
+		if err := a.bury(); err != nil {
+			return err
+		}
 		if err := a.present(w); err != nil {
 			return err
 		}
@@ -217,6 +222,9 @@ func (a *attachment) claim() error {
 	rec, _, err := stateRecords{a.d.o.Store}.get(ctx, a.id)
 	if err != nil {
 		return err
+	}
+	if _, err := (stateRecords{a.d.o.Store}).mayClaim(ctx, a.id, a.d.o.Node.String()); err != nil {
+		return err // the news that it was moved are on their way
 	}
 	if a.left != nil && rec.Owner != a.d.o.Node {
 		// Another node had the volume meanwhile: what waits in the device is older than what
@@ -255,7 +263,7 @@ func (a *attachment) serves() error {
 		case <-look.C:
 			a.say(fault.Errorf("node.attach", fault.Unavailable, "the volume's replicas have not all agreed yet"))
 		case <-a.news:
-			if a.leaving() || a.wished() != wish {
+			if a.leaving() || a.wished() != wish || wish.nothing() && a.elsewhere() {
 				a.wake()
 				return fault.Errorf("node.attach", fault.Canceled, "something else is wished for")
 			}
@@ -309,21 +317,17 @@ func (a *attachment) takeOver() error {
 	return a.serve(*a.left, nil)
 }
 
-// discard takes away a device whose volume this node has lost.
+// discard takes away the device that was left: this node has lost its volume, and to take
+// it over would be to compete with the node that has it.
 func (a *attachment) discard() error {
 	name := a.left.Options.Name
 	a.log.Warn("taking away the device of a volume that this node has no more", "name", name)
+	a.drop()
 	if err := a.d.keeper.Remove(a.d.ctx, name); err != nil {
 		return err
 	}
-	a.left = nil
-	sweep := frontend.Leftovers{Node: a.d.o.Node, LinkDir: a.d.o.LinkDir, Unmount: true, Errand: a.d.o.Errand}
-	entries, err := a.d.keeper.List(a.d.ctx)
-	if err == nil {
-		sweep.Kept = entries
-		err = sweep.Sweep(a.d.ctx)
-	}
-	return err
+	a.dead, a.left, a.mounted = name, nil, ""
+	return a.bury()
 }
 
 // serve makes the device, or takes it over, once the head serves: of the volume, or of
@@ -383,10 +387,18 @@ const detachTimeout = 30 * time.Second
 
 // detach takes device and head away.
 func (a *attachment) detach() error {
-	if a.show == nil && a.left != nil {
+	switch {
+	case a.show == nil && a.left != nil && a.elsewhere():
+		if err := a.discard(); err != nil {
+			return err
+		}
+	case a.show == nil && a.left != nil:
 		if err := a.takeOver(); err != nil {
 			return err
 		}
+	}
+	if err := a.bury(); err != nil {
+		return err
 	}
 	if a.show != nil {
 		if err := a.hide(); err != nil {
@@ -397,7 +409,7 @@ func (a *attachment) detach() error {
 		return err
 	}
 	if a.said != nil {
-		if _, err := a.d.o.Store.Commit(a.d.ctx, state.AttachStatuses.Delete(a.id, 0)); err != nil {
+		if err := a.unsay(); err != nil {
 			return err
 		}
 		a.said = nil
@@ -441,8 +453,7 @@ func (a *attachment) abort() error {
 	h := a.head
 	a.d.node.do(func() { h.step(coordinator.Abort{}, nil) })
 	<-a.show.Ended()
-	a.mounted = ""
-	a.showing(nil)
+	a.died()
 	return nil
 }
 
@@ -465,7 +476,7 @@ func (a *attachment) lose(why error) {
 			a.log.Error("a device that lost its volume can't be taken away", "err", err)
 		}
 		<-a.show.Ended()
-		a.showing(nil)
+		a.died()
 	}
 	a.say(why)
 }
@@ -480,7 +491,7 @@ func (a *attachment) ended() <-chan struct{} {
 
 func (a *attachment) deviceGone() {
 	a.log.Warn("the device was taken away", "err", a.show.Err())
-	a.showing(nil)
+	a.died()
 }
 
 // showing notes what shows the volume; nil is nothing.
@@ -516,6 +527,10 @@ func (a *attachment) say(problem error) {
 	if w.nothing() && a.said == nil {
 		return
 	}
+	if w.nothing() && !a.sayer() {
+		a.said = nil
+		return
+	}
 	now := a.status(w, problem)
 	if a.said != nil && !worthSaying(a.said, now) {
 		return
@@ -523,4 +538,54 @@ func (a *attachment) say(problem error) {
 	if _, err := a.d.o.Store.Commit(a.d.ctx, state.AttachStatuses.Put(a.id, now)); err == nil {
 		a.said = now
 	}
+}
+
+// sayer reports whether what is said of the volume is this node's. Another node's word
+// is about where the volume is now, and must stay.
+func (a *attachment) sayer() bool {
+	e, err := state.AttachStatuses.Get(a.d.ctx, a.d.o.Store, a.id)
+	return err == nil && e.Value.NodeId == a.d.o.Node.String()
+}
+
+// unsay takes back what this node said of the volume.
+func (a *attachment) unsay() error {
+	e, err := state.AttachStatuses.Get(a.d.ctx, a.d.o.Store, a.id)
+	switch {
+	case fault.Is(err, fault.NotFound), err == nil && e.Value.NodeId != a.d.o.Node.String():
+		return nil
+	case err != nil:
+		return err
+	}
+	_, err = a.d.o.Store.Commit(a.d.ctx, state.AttachStatuses.Delete(a.id, e.Revision))
+	return err
+}
+
+// elsewhere reports whether the volume is attached to another node by now.
+func (a *attachment) elsewhere() bool {
+	at, ok := a.d.view.attachments.Get(a.id)
+	return ok && at.Value.Spec.GetNodeId() != a.d.o.Node.String()
+}
+
+// died notes that the device can only fail from now on.
+func (a *attachment) died() {
+	a.dead, a.mounted = filepath.Base(a.show.Device().Link), ""
+	a.showing(nil)
+}
+
+// bury takes away a device that has died, and off where it is mounted. Until then who
+// looks there gets errors, and not what lies below.
+func (a *attachment) bury() error {
+	if a.dead == "" {
+		return nil
+	}
+	entries, err := a.d.keeper.List(a.d.ctx)
+	if err != nil {
+		return err
+	}
+	sweep := frontend.Leftovers{Node: a.d.o.Node, LinkDir: a.d.o.LinkDir, Unmount: true, Errand: a.d.o.Errand, Kept: entries, Only: a.dead}
+	if err := sweep.Sweep(a.d.ctx); err != nil {
+		return err
+	}
+	a.dead = ""
+	return nil
 }

@@ -77,8 +77,15 @@ func (r stateRecords) Swap(ctx context.Context, next spec.Record) (bool, spec.Re
 	if err != nil || now.Version+1 != next.Version {
 		return false, now, err
 	}
-	_, err = r.store.Commit(ctx, state.Records.Replace(id, state.RecordMessage(next), revision))
-	if err == nil {
+	ops := []state.Op{state.Records.Replace(id, state.RecordMessage(next), revision)}
+	if next.Owner != (block.NodeID{}) && (now.Owner != next.Owner || now.Incarnation != next.Incarnation) {
+		mayClaim, err := r.mayClaim(ctx, id, next.Owner.String())
+		if err != nil {
+			return false, spec.Record{}, err
+		}
+		ops = append(ops, mayClaim)
+	}
+	if _, err = r.store.Commit(ctx, ops...); err == nil {
 		return true, next, nil
 	}
 	if !fault.Is(err, fault.Busy) {
@@ -86,6 +93,22 @@ func (r stateRecords) Swap(ctx context.Context, next spec.Record) (bool, spec.Re
 	}
 	now, _, err = r.get(ctx, id)
 	return false, now, err
+}
+
+// mayClaim returns the condition that a node may own a volume: no other has it attached.
+// Without it a node that has not yet heard that its volume was moved would take it back
+// from who has it now.
+func (r stateRecords) mayClaim(ctx context.Context, id, node string) (state.Op, error) {
+	at, err := state.Attachments.Get(ctx, r.store, id)
+	switch {
+	case fault.Is(err, fault.NotFound):
+		return state.Attachments.Require(id, 0), nil
+	case err != nil:
+		return state.Op{}, err
+	case at.Value.Spec.GetNodeId() != node:
+		return state.Op{}, fault.Errorf("node.claim", fault.Precondition, "the volume is attached to node %s", at.Value.Spec.GetNodeId())
+	}
+	return state.Attachments.Require(id, at.Revision), nil
 }
 
 func (r stateRecords) get(ctx context.Context, id string) (spec.Record, state.Revision, error) {

@@ -58,6 +58,7 @@ type cluster struct {
 	net   string // 127.x.y
 	token string
 	nodes []*node
+	wires *wires // between the nodes; nil when they share this machine's network
 }
 
 type node struct {
@@ -66,12 +67,20 @@ type node struct {
 	name string
 	cmd  *exec.Cmd
 	log  *os.File
+	own  *client.Client // of api
 }
 
 var networks atomic.Int32
 
 // newCluster starts a cluster of count nodes and waits until all are up.
 func newCluster(t *testing.T, count int) *cluster {
+	c := prepare(t)
+	c.grow(count)
+	return c
+}
+
+// prepare makes a cluster without nodes.
+func prepare(t *testing.T) *cluster {
 	if os.Getuid() != 0 {
 		t.Skip("needs root, to make devices and mount them")
 	}
@@ -80,18 +89,56 @@ func newCluster(t *testing.T, count int) *cluster {
 	must(t, err)
 	c := &cluster{t: t, dir: dir, net: fmt.Sprintf("127.%d.%d", 10+os.Getpid()%200, networks.Add(1))}
 	t.Cleanup(c.destroy)
-	for i := range count {
-		n := &node{c: c, i: i, name: fmt.Sprintf("n%d", i+1)}
+	return c
+}
+
+// grow adds count nodes.
+func (c *cluster) grow(count int) {
+	for range count {
+		n := &node{c: c, i: len(c.nodes), name: fmt.Sprintf("n%d", len(c.nodes)+1)}
 		c.nodes = append(c.nodes, n)
+		if c.wires != nil {
+			c.wires.plug(n)
+		}
 		n.start()
 		c.await("node "+n.name+" is up, with its pool", func(ctx context.Context) bool { return c.nodes[0].isUp(ctx, n.name) })
-		if i == 0 {
-			r, err := n.api().Cluster.CreateToken(t.Context(), &v1.CreateTokenRequest{Kind: v1.TokenKind_TOKEN_KIND_JOIN, Lifetime: durationpb.New(time.Hour)})
-			must(t, err)
+		if n.i == 0 {
+			r, err := n.api().Cluster.CreateToken(c.t.Context(), &v1.CreateTokenRequest{Kind: v1.TokenKind_TOKEN_KIND_JOIN, Lifetime: durationpb.New(time.Hour)})
+			must(c.t, err)
 			c.token = r.Secret
 		}
 	}
-	return c
+	if len(c.nodes) == 3 {
+		c.await("any one node may be lost: all three have a member that votes", c.threeVote)
+	}
+}
+
+// threeVote reports whether the metadata has three members that vote and are healthy.
+func (c *cluster) threeVote(ctx context.Context) bool {
+	status, err := c.nodes[0].api().Cluster.GetStatus(ctx, &v1.GetStatusRequest{})
+	if err != nil {
+		return false
+	}
+	voters := 0
+	for _, m := range status.Metadata.GetMembers() {
+		if m.Healthy && !m.Learner {
+			voters++
+		}
+	}
+	return voters == 3
+}
+
+// during runs a test that uses the cluster, which is another's, or several's.
+func (c *cluster) during(t *testing.T, name string, test func(t *testing.T)) {
+	t.Run(name, func(t *testing.T) {
+		of := c.t
+		c.t = t
+		defer func() { c.t = of }()
+		test(t)
+		if t.Failed() {
+			c.logs()
+		}
+	})
 }
 
 func (n *node) isUp(ctx context.Context, name string) bool {
@@ -128,18 +175,28 @@ func (n *node) path(name string) string {
 	return filepath.Join(n.c.dir, n.name, name)
 }
 
-func (n *node) address() string { return fmt.Sprintf("%s.%d", n.c.net, n.i+1) }
+func (n *node) address() string {
+	if n.c.wires != nil {
+		return n.c.wires.address(n)
+	}
+	return fmt.Sprintf("%s.%d", n.c.net, n.i+1)
+}
 
 // start starts the node's processes.
 func (n *node) start() {
 	t := n.c.t
 	must(t, os.MkdirAll(n.path(""), 0o700))
 	args := []string{"node", "--name", n.name, "--data-dir", n.path("data"), "--run-dir", n.path("run"), "--link-dir", n.path("dev"),
-		"--address", n.address(), "--pool", n.path("pool"), "--pool-size", "3Gi"}
+		"--address", n.address(), "--pool", n.path("pool"), "--pool-size", "3Gi",
+		"--replace-member-after", "30s"}
 	if n.i > 0 {
 		args = append(args, "--join", net.JoinHostPort(n.c.nodes[0].address(), "7400"), "--token", n.c.token)
 	}
-	n.cmd = exec.Command(program, args...)
+	args = append([]string{program}, args...)
+	if n.c.wires != nil {
+		args = append(n.c.wires.inside(n), args...)
+	}
+	n.cmd = exec.Command(args[0], args[1:]...)
 	var err error
 	n.log, err = os.OpenFile(n.path("log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	must(t, err)
@@ -150,10 +207,12 @@ func (n *node) start() {
 
 // api is a client of the node's own socket.
 func (n *node) api() *client.Client {
-	c, err := client.Dial(client.Options{Address: n.path("run/api.sock")})
-	must(n.c.t, err)
-	n.c.t.Cleanup(c.Close)
-	return c
+	if n.own == nil {
+		var err error
+		n.own, err = client.Dial(client.Options{Address: n.path("run/api.sock")})
+		must(n.c.t, err)
+	}
+	return n.own
 }
 
 // pid returns the process id of one of the node's processes: keeper, data or control.
@@ -201,7 +260,13 @@ func (c *cluster) destroy() {
 		c.logs()
 	}
 	for _, n := range c.nodes {
+		if n.own != nil {
+			n.own.Close()
+		}
 		n.crash()
+	}
+	if c.wires != nil {
+		c.wires.remove()
 	}
 	// With the keepers all devices have ended: what is mounted from them can only fail.
 	mounts, _ := os.ReadFile("/proc/self/mounts")

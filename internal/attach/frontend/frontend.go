@@ -123,13 +123,17 @@ type Leftovers struct {
 	Unmount bool   // Sweep takes filesystems off dead devices, as of attach.SweepOptions
 	Errand  errand.Command
 	Kept    []keeper.Entry // what the keeper has, as its List returned it
+	Only    string         // the one volume whose device over FUSE Sweep looks at; "" is all, of every kind
 }
 
 // Sweep takes away what a crash of data process and keeper has left of devices of every
 // kind, and spares what the keeper has. It is called when a data process starts, before it
 // attaches anything.
 func (l Leftovers) Sweep(ctx context.Context) error {
-	_, err := attach.Sweep(ctx, attach.SweepOptions{Node: l.Node, LinkDir: l.LinkDir, Unmount: l.Unmount, Keep: fuse.Connections(l.Kept)})
+	_, err := attach.Sweep(ctx, attach.SweepOptions{Node: l.Node, LinkDir: l.LinkDir, Unmount: l.Unmount, Keep: fuse.Connections(l.Kept), Only: l.Only})
+	if l.Only != "" {
+		return fault.Wrap("frontend.Sweep", err)
+	}
 	if ublk.Available() == nil {
 		_, ublkErr := l.ublk().Sweep(ctx)
 		err = errors.Join(err, ublkErr)
