@@ -37,14 +37,17 @@ const ChangesMax = 64
 // Snapshot with Held on each; then, when all have answered, Release. It counts when every
 // Release succeeded. Nothing of it remains where Release has Drop set, or fails.
 type Change struct {
-	Op         ChangeOp
-	Add        []spec.Member     // Reconfigure: new replicas, which begin with nothing
-	Remove     []block.ReplicaID // Reconfigure: those that are to go
-	Size       int64             // Grow: bytes
-	Replica    block.ReplicaID   // AcceptLoss
-	Generation block.Generation  // DeleteSnapshot: which; Snapshot, Hold: is told which it will be
-	Held       bool              // Snapshot: of the moment that a Hold keeps
-	Drop       bool              // Release: forget the snapshot that was taken
+	Op      ChangeOp
+	Add     []spec.Member     // Reconfigure: new replicas, which begin with nothing
+	Remove  []block.ReplicaID // Reconfigure: those that are to go
+	Size    int64             // Grow: bytes
+	Replica block.ReplicaID   // AcceptLoss
+	// Generation is, for DeleteSnapshot, which one. Snapshot and Hold tell which it will
+	// be; Snapshot with Held and Release should have that of their Hold, or they may meet
+	// another one after theirs took too long.
+	Generation block.Generation
+	Held       bool // Snapshot: of the moment that a Hold keeps
+	Drop       bool // Release: forget the snapshot that was taken
 	// Until is when a Snapshot or Hold that could not begin gives up, and when a Hold
 	// ends by itself: a moment of Step's clock; 0 is HoldMax after it began to hold.
 	Until time.Duration

@@ -83,7 +83,7 @@ func (c *Coordinator) goOnSnapshot(now time.Duration, ch *Change, fx *Effects) {
 // beginSnapshot starts a Snapshot or Hold as soon as the copies agree.
 func (c *Coordinator) beginSnapshot(now time.Duration, ch *Change, fx *Effects) {
 	switch {
-	case ch.Op == Snapshot && ch.Held && (c.hold == nil || c.hold.Op != Hold || c.sealed != 0):
+	case ch.Op == Snapshot && ch.Held && (!c.heldFor(ch) || c.sealed != 0):
 		c.endChange(ch, fault.E("coordinator.Snapshot", fault.Timeout, c.rec.Volume, errors.New("writes are not held, or not any more")), fx)
 	case ch.Op == Snapshot && ch.Held:
 		if c.drained(now) {
@@ -189,12 +189,17 @@ func (c *Coordinator) finishSeal(ch *Change, fx *Effects) {
 	ch.step = records
 }
 
+// heldFor reports whether writes are held by the Hold that the change means.
+func (c *Coordinator) heldFor(ch *Change) bool {
+	return c.hold != nil && c.hold.Op == Hold && (ch.Generation == 0 || ch.Generation == c.hold.Generation)
+}
+
 // goOnRelease ends a Hold.
 func (c *Coordinator) goOnRelease(ch *Change, fx *Effects) {
 	if ch.step != fresh {
 		return
 	}
-	if c.hold == nil || c.hold.Op != Hold {
+	if !c.heldFor(ch) {
 		c.endChange(ch, fault.E("coordinator.Release", fault.Timeout, c.rec.Volume, errors.New("writes were not held any more")), fx)
 		return
 	}

@@ -150,13 +150,13 @@ func (h *head) group() {
 		}
 		x := c.model.beginSnapshot(c.losses)
 		held := h.wrote
-		taken := &coordinator.Change{Op: coordinator.Snapshot, Held: true}
+		taken := &coordinator.Change{Op: coordinator.Snapshot, Held: true, Generation: hold.Generation}
 		h.order(taken, func(err error) {
 			if err != nil {
 				c.log("%s could not take the held snapshot: %v", h.name, err)
 			}
 			c.after(c.between(time.Microsecond, c.lease), func() {
-				release := &coordinator.Change{Op: coordinator.Release, Drop: err != nil || c.chance(20)}
+				release := &coordinator.Change{Op: coordinator.Release, Generation: hold.Generation, Drop: err != nil || c.chance(20)}
 				still := held == h.wrote
 				h.order(release, func(err error) {
 					c.log("%s has released snapshot %d: %v", h.name, release.Generation, err)
