@@ -41,10 +41,12 @@ type conversation interface {
 	close()
 }
 
-// headEvent is an event with what must be given back after it.
+// headEvent is an event with what must be given back after it. Messages are by value:
+// there are several for each request, and an Event made of one is an allocation.
 type headEvent struct {
-	ev   coordinator.Event
-	hold link.Holder
+	ev       coordinator.Event // nil: it is received
+	received coordinator.Received
+	hold     link.Holder
 }
 
 // ticksPerLease is how often a coordinator is told that time passes.
@@ -80,7 +82,11 @@ func (h *head) tick() {
 
 // step has the coordinator decide about an event, after those before it.
 func (h *head) step(ev coordinator.Event, hold link.Holder) {
-	h.events.push(headEvent{ev, hold})
+	h.take(headEvent{ev: ev, hold: hold})
+}
+
+func (h *head) take(e headEvent) {
+	h.events.push(e)
 	if h.stepping {
 		return
 	}
@@ -91,7 +97,11 @@ func (h *head) step(ev coordinator.Event, hold link.Holder) {
 		if !ok {
 			break
 		}
-		h.perform(h.coord.Step(h.n.loop.Now(), e.ev))
+		if e.ev == nil {
+			h.perform(h.coord.Receive(h.n.loop.Now(), e.received))
+		} else {
+			h.perform(h.coord.Step(h.n.loop.Now(), e.ev))
+		}
 		if e.hold != nil {
 			e.hold.Release()
 		}
@@ -248,7 +258,7 @@ func (h *head) received(m int, c conversation, id uint64, msg wire.Message, hold
 	if d, ok := msg.(*wire.ReadDone); ok && wrong(d) {
 		msg = &wire.Fail{Status: fault.Corrupt, Text: "the data that arrived is not what its checksums say"}
 	}
-	h.step(coordinator.Received{Member: m, ID: id, Msg: msg}, hold)
+	h.take(headEvent{received: coordinator.Received{Member: m, ID: id, Msg: msg}, hold: hold})
 }
 
 // wrong reports whether data does not have its checksums.

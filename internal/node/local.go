@@ -18,7 +18,7 @@ type local struct {
 func (l *local) send(s coordinator.Send, hold link.Holder) {
 	e := residentEvent{hold: hold}
 	if _, ok := s.Msg.(*wire.Read); ok && s.Request != nil && hold != nil {
-		e.into = &destination{s.Request.Data, s.Request.Sums}
+		e.into = destination{s.Request.Data, s.Request.Sums}
 	}
 	l.r.receive(l.session, s.ID, s.Msg, e)
 }

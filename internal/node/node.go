@@ -79,7 +79,8 @@ type Node struct {
 	sessions  replica.Session
 	shared    store.Shared // what open replicas take together
 	dirty     []*link.Conn // have something queued
-	flushing  bool         // a flush is posted
+	flushing  bool         // flushDirty is posted
+	flush     func()       // flushDirty: made once, because a method value is an allocation
 	clock     *host.Timer
 }
 
@@ -98,7 +99,7 @@ func newNode(o Config) (*Node, error) {
 		residents: make(map[block.ReplicaID]*resident), heads: make(map[block.VolumeID]*head),
 		peers: make(map[block.NodeID]*peer), inbounds: make(map[*inbound]bool), ran: make(chan struct{})}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
-	n.late.post = loop.TryPost
+	n.late.post, n.flush = loop.TryPost, n.flushDirty
 	n.link = link.Options{
 		Self:        wire.Hello{Cluster: o.Cluster, Node: o.Node, Incarnation: n.incarnation, Boot: n.boot, Name: o.Name},
 		Credentials: o.Credentials, Clear: o.Credentials == nil, Pool: n.frames, UnackedMax: 10 * time.Second,
@@ -219,7 +220,7 @@ func (n *Node) flushLater(conn *link.Conn) {
 	}
 }
 
-func (n *Node) flush() {
+func (n *Node) flushDirty() {
 	n.flushing = false
 	for i, c := range n.dirty {
 		c.Flush()

@@ -59,8 +59,8 @@ func (o *op) Release() {
 	if o.buffer != nil {
 		o.buffer.Release()
 	}
-	done := o.request.Done
-	o.request = store.Request{Done: done}
+	q := &o.request // keeps what the store allocated for it
+	q.Extent, q.Generation, q.Data, q.Sums, q.Err = block.Extent{}, 0, nil, nil, nil
 	o.r, o.buffer, o.durable = nil, nil, false
 	o.readDone, o.verified = wire.ReadDone{}, wire.Verified{}
 	p.mu.Lock()
@@ -81,7 +81,7 @@ func (o *op) releaseMessage() {
 }
 
 // begin performs the message on the store. Its end is a call of stored or finish.
-func (o *op) begin(msg wire.Message, into *destination) {
+func (o *op) begin(msg wire.Message, into destination) {
 	q := &o.request
 	switch m := msg.(type) {
 	case *wire.Write:
@@ -100,7 +100,7 @@ func (o *op) begin(msg wire.Message, into *destination) {
 		o.durable = m.FUA
 	case *wire.Read:
 		q.Verb, q.Extent, q.Generation = store.Read, m.Extent, m.Generation
-		if into != nil {
+		if into.data != nil {
 			q.Data, q.Sums = into.data, into.sums
 		} else {
 			q.Data, q.Sums = o.room(int(m.Extent.Bytes())), o.sumsFor(int(m.Extent.Count))
@@ -204,7 +204,7 @@ func (o *op) stored(q *store.Request) {
 func (o *op) finish(answer wire.Message, err error) {
 	o.done.Incarnation = o.r.n.incarnation
 	o.releaseMessage()
-	o.r.step(residentEvent{ev: replica.Stored{Session: o.session, ID: o.id, Answer: answer, Err: err, Changed: o.r.changed()}, op: o})
+	o.r.step(residentEvent{stored: replica.Stored{Session: o.session, ID: o.id, Answer: answer, Err: err, Changed: o.r.changed()}, op: o})
 }
 
 // room returns n bytes for what is read: of the node's pool, or, when that has no more,

@@ -37,16 +37,19 @@ type sink interface {
 	answer(id uint64, msg wire.Message, hold link.Holder)
 }
 
-// residentEvent is an event with what belongs to it.
+// residentEvent is an event with what belongs to it. What each I/O has is by value: an
+// Event made of it is an allocation.
 type residentEvent struct {
-	ev    replica.Event
-	frame *link.Frame  // of a message that came by a connection
-	hold  link.Holder  // of a message that came from a head of this process
-	into  *destination // of such a Read
-	op    *op          // of a Stored
+	ev       replica.Event // nil: it is stored when there is an op, else received
+	received replica.Received
+	stored   replica.Stored
+	frame    *link.Frame // of a message that came by a connection
+	hold     link.Holder // of a message that came from a head of this process
+	into     destination // of such a Read
+	op       *op         // of a Stored
 }
 
-// destination is where a local read wants its data.
+// destination is where a local read wants its data; the zero one is anywhere.
 type destination struct {
 	data []byte
 	sums []block.Sum
@@ -83,7 +86,7 @@ func (r *resident) changed() *replica.Self {
 
 // receive takes a message of a session.
 func (r *resident) receive(s replica.Session, id uint64, msg wire.Message, with residentEvent) {
-	with.ev = replica.Received{Session: s, ID: id, Msg: msg}
+	with.received = replica.Received{Session: s, ID: id, Msg: msg}
 	r.step(with)
 }
 
@@ -126,12 +129,11 @@ func (r *resident) step(e residentEvent) {
 		if !ok {
 			return
 		}
-		switch e.ev.(type) {
-		case replica.Stored, replica.PromiseStored:
+		if _, ok := e.ev.(replica.PromiseStored); ok || e.op != nil {
 			r.inflight--
 		}
 		if r.closing == nil {
-			r.perform(e, r.state.Step(r.n.loop.Now(), e.ev))
+			r.perform(e, r.decide(e))
 			continue
 		}
 		e.release()
@@ -140,6 +142,17 @@ func (r *resident) step(e residentEvent) {
 		}
 		r.closeIdle()
 	}
+}
+
+func (r *resident) decide(e residentEvent) replica.Effects {
+	now := r.n.loop.Now()
+	switch {
+	case e.ev != nil:
+		return r.state.Step(now, e.ev)
+	case e.op != nil:
+		return r.state.Finish(now, e.stored)
+	}
+	return r.state.Receive(now, e.received)
 }
 
 // perform does what the replica wants done.
