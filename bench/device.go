@@ -176,7 +176,7 @@ func benchLocalDevice(r *bench.Run) error {
 	}
 	raw := target{path: filepath.Join(root, "raw")}
 	for _, path := range []string{ours.target.path, raw.path} {
-		if err := fillWithFio(r.Context, path); err != nil {
+		if err := fillWithFio(r.Context, path, deviceBytes); err != nil {
 			return err
 		}
 	}
@@ -213,7 +213,7 @@ func benchRestart(r *bench.Run) error {
 	if err != nil {
 		return err
 	}
-	if err := fillWithFio(r.Context, d.target.path); err != nil {
+	if err := fillWithFio(r.Context, d.target.path, deviceBytes); err != nil {
 		return err
 	}
 	job := bench.Fio{File: d.target.path, Kind: "randwrite", Block: 4 << 10, Depth: 8, Time: 2 * time.Second}
@@ -249,9 +249,9 @@ func makeReplica(root string) error {
 const replicaDir = "replica"
 
 // fillWithFio writes all of a device, or of a file that it makes.
-func fillWithFio(ctx context.Context, path string) error {
+func fillWithFio(ctx context.Context, path string, bytes int64) error {
 	out, err := exec.CommandContext(ctx, "fio", "--name=fill", "--filename="+path, "--rw=write", "--bs=1M", "--iodepth=8",
-		"--ioengine=io_uring", "--direct=1", "--size="+strconv.Itoa(deviceBytes), "--end_fsync=1").CombinedOutput()
+		"--ioengine=io_uring", "--direct=1", "--size="+strconv.FormatInt(bytes, 10), "--end_fsync=1").CombinedOutput()
 	if err != nil {
 		return fault.Errorf("bench.fill", fault.Unknown, "fio: %w: %s", err, out)
 	}

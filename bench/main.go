@@ -29,6 +29,8 @@ var all = slices.Concat(
 	deviceBenchmarks,
 	replicationBenchmarks,
 	placementBenchmarks,
+	clusterBenchmarks,
+	snapshotBenchmarks,
 )
 
 func main() {
