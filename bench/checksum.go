@@ -8,7 +8,7 @@ import (
 
 var checksumBenchmarks = []bench.Benchmark{{
 	Name: "block/checksum",
-	What: "CRC-32C of 4 KiB blocks, against copying them",
+	What: "checksums of 4 KiB blocks, against copying them",
 	Run:  benchChecksum,
 }}
 

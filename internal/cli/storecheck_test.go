@@ -129,7 +129,7 @@ func TestDumpShowsTablesAndPlaces(t *testing.T) {
 		}
 	}
 	says(t, succeed(t, "store", "dump", dir, "--block", "10"), "10, at offset 40960 of the volume", "held by:", "generation 2",
-		"file:", filepath.Join(dir, "chunks", "00000000.000002"), "393216, which is 96 blocks", "crc32c")
+		"file:", filepath.Join(dir, "chunks", "00000000.000002"), "393216, which is 96 blocks", "crc32")
 	says(t, succeed(t, "store", "dump", dir, "--block", "5000"), "absent", "it lies nowhere")
 
 	fail(t, 2, []string{"block 16384 is beyond"}, "store", "dump", dir, "--block", "16384")

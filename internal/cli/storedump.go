@@ -91,7 +91,7 @@ func (v placeView) draw(t *table) {
 	t.field("held by", fmt.Sprintf("generation %d", v.Holder))
 	t.field("file", v.Path)
 	t.field("offset", fmt.Sprintf("%d, which is %d blocks of %d", v.Offset, v.Offset/block.Size, block.Size))
-	sum := fmt.Sprintf("crc32c %08x", uint32(v.Sum))
+	sum := fmt.Sprintf("crc32 %08x", uint32(v.Sum))
 	if v.Suspect {
 		sum += ", which may be older than the data: the replica was not closed"
 	}

@@ -184,5 +184,5 @@ func TestReplicaOfNewerReleaseIsRefused(t *testing.T) {
 
 // sealed appends the checksum that a manifest must have.
 func sealed(line string) []byte {
-	return append([]byte(line), []byte("\ncrc32c:"+hex8(uint32(block.Checksum([]byte(line))))+"\n")...)
+	return append([]byte(line), []byte("\ncrc32c:"+hex8(block.MetaSum([]byte(line)))+"\n")...)
 }

@@ -13,7 +13,8 @@
 //
 // # Format
 //
-// All numbers are little-endian, all checksums CRC-32C. A replica is a directory:
+// All numbers are little-endian. Checksums are CRC-32C, those of blocks of data CRC-32
+// (see block.Sum). A replica is a directory:
 //
 //	replica.json        the manifest: ids, size, generations, promised epoch
 //	lock                held by the process that has the replica open

@@ -32,7 +32,7 @@ func FuzzManifest(f *testing.F) {
 	}
 	f.Add([]byte(`{"version":2}`))
 	f.Fuzz(func(t *testing.T, line []byte) {
-		m, err := decodeManifest(fmt.Appendf(line, "\ncrc32c:%08x\n", uint32(block.Checksum(line))))
+		m, err := decodeManifest(fmt.Appendf(line, "\ncrc32c:%08x\n", block.MetaSum(line)))
 		if err != nil {
 			return
 		}
@@ -83,7 +83,7 @@ func FuzzTable(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte, at uint16) {
 		b := patched(healthy, data, at)
 		clear(b[36:40])
-		binary.LittleEndian.PutUint32(b[36:], uint32(block.Checksum(b[:tableSize])))
+		binary.LittleEndian.PutUint32(b[36:], block.MetaSum(b[:tableSize]))
 		var got, again table
 		got.reset(17, 6)
 		head, present, err := decodeTable(&got, b, owns)

@@ -36,7 +36,7 @@ type Place struct {
 	Holder     block.Generation `json:"holder,omitempty"`
 	File       string           `json:"file,omitempty"`   // below the replica's directory
 	Offset     int64            `json:"offset,omitempty"` // bytes from the file's start
-	Sum        block.Sum        `json:"sum"`              // CRC-32C that the table has
+	Sum        block.Sum        `json:"sum"`              // that the table has
 	Suspect    bool             `json:"suspect"`          // a crash may have left the sum behind the data
 }
 

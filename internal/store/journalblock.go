@@ -93,7 +93,7 @@ func journalSum(b []byte, volume block.VolumeID) uint32 {
 	clear(b[16:20])
 	v := newShortSum()
 	v.add(volume[:]...)
-	return uint32(block.Checksum(b)) ^ v.sum()
+	return block.MetaSum(b) ^ v.sum()
 }
 
 // decodeJournalBlock reads what encodeJournalBlock wrote; it appends the records to

@@ -44,7 +44,7 @@ func (m *Manifest) encode() []byte {
 	if err != nil {
 		panic(err) // no field can fail
 	}
-	return fmt.Appendf(b, "\ncrc32c:%08x\n", uint32(block.Checksum(b)))
+	return fmt.Appendf(b, "\ncrc32c:%08x\n", block.MetaSum(b))
 }
 
 // decodeManifest reads and validates what encode printed. A version that is not known is
@@ -52,7 +52,7 @@ func (m *Manifest) encode() []byte {
 func decodeManifest(b []byte) (Manifest, error) {
 	var m Manifest
 	line, rest, ok := bytes.Cut(b, []byte("\n"))
-	if !ok || string(rest) != fmt.Sprintf("crc32c:%08x\n", uint32(block.Checksum(line))) {
+	if !ok || string(rest) != fmt.Sprintf("crc32c:%08x\n", block.MetaSum(line)) {
 		return m, fmt.Errorf("replica.json: its checksum does not match")
 	}
 	var version struct {

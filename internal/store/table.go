@@ -144,7 +144,7 @@ func (t *table) encode(b []byte, volume block.VolumeID, seq uint32, journal uint
 		le.PutUint16(b[tableSlots+2*i:], s)
 	}
 	clear(b[tableSlots+2*block.PerRegion : tableSize])
-	le.PutUint32(b[36:], uint32(block.Checksum(b[:tableSize])))
+	le.PutUint32(b[36:], block.MetaSum(b[:tableSize]))
 }
 
 // tableHead is what a copy of a table says of itself.
@@ -163,7 +163,7 @@ func decodeTable(t *table, b []byte, owns func(block.VolumeID) bool) (head table
 	}
 	sum := le.Uint32(b[36:])
 	le.PutUint32(b[36:], 0)
-	got := uint32(block.Checksum(b[:tableSize]))
+	got := block.MetaSum(b[:tableSize])
 	le.PutUint32(b[36:], sum)
 	switch {
 	case got != sum:

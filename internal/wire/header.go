@@ -81,5 +81,5 @@ func (h Header) put(head []byte) {
 	binary.LittleEndian.PutUint32(head[12:], h.Channel)
 	binary.LittleEndian.PutUint64(head[16:], h.ID)
 	binary.LittleEndian.PutUint64(head[24:], uint64(h.epoch))
-	binary.LittleEndian.PutUint32(head, uint32(block.Checksum(head[4:])))
+	binary.LittleEndian.PutUint32(head, block.MetaSum(head[4:]))
 }

@@ -87,7 +87,7 @@ func (b *Box) Decode(head []byte) (Message, error) {
 	if len(head) != h.HeadSize() {
 		return nil, fault.Errorf(op, fault.Invalid, "%s: %d bytes of head, its header says %d", h.Kind, len(head), h.HeadSize())
 	}
-	if sum := uint32(block.Checksum(head[4:])); sum != h.sum {
+	if sum := block.MetaSum(head[4:]); sum != h.sum {
 		return nil, fault.Errorf(op, fault.Corrupt, "%s: checksum %08x, its header says %08x", h.Kind, sum, h.sum)
 	}
 	m := b.message(h.Kind)

@@ -128,7 +128,7 @@ func TestEveryFlippedBitIsNoticed(t *testing.T) {
 
 // resum makes the checksum of a head right again after it was changed.
 func resum(head []byte) {
-	binary.LittleEndian.PutUint32(head, uint32(block.Checksum(head[4:])))
+	binary.LittleEndian.PutUint32(head, block.MetaSum(head[4:]))
 }
 
 func TestHeadsThatNobodyMayWriteAreRefused(t *testing.T) {

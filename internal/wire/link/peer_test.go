@@ -108,7 +108,7 @@ func TestPeerThatBreaksTheRulesIsToldSo(t *testing.T) {
 	}
 	change := func(b []byte, at int, v byte) []byte { b[at] = v; return b }
 	sums := func(b []byte) []byte {
-		s := uint32(block.Checksum(b[4:]))
+		s := block.MetaSum(b[4:])
 		b[0], b[1], b[2], b[3] = byte(s), byte(s>>8), byte(s>>16), byte(s>>24)
 		return b
 	}

@@ -108,7 +108,7 @@ func mend(stream []byte) {
 		if err != nil || h.HeadSize() > len(stream) {
 			return
 		}
-		binary.LittleEndian.PutUint32(stream, uint32(block.Checksum(stream[4:h.HeadSize()])))
+		binary.LittleEndian.PutUint32(stream, block.MetaSum(stream[4:h.HeadSize()]))
 		stream = stream[min(len(stream), h.HeadSize()+h.DataSize()):]
 	}
 }
