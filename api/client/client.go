@@ -29,13 +29,16 @@ const (
 	EnvCA      = "HOLDFAST_CA" // a file of certificates, PEM
 )
 
+// Port is where the API is when an address has none.
+const Port = "7400"
+
 // Sockets are where a node's socket is looked for when nobody names an address.
 var Sockets = []string{"/run/holdfast/api.sock", "/var/run/holdfast/api.sock"}
 
 // Options say whom to connect to, and as whom.
 type Options struct {
 	// Address is unix:///path or a path of a socket, https://host:port, http://host:port
-	// (without TLS), or host:port, which means https. Empty: HOLDFAST_ADDRESS, else the
+	// (without TLS), or host:port, which means https; without a port it is 7400. Empty: HOLDFAST_ADDRESS, else the
 	// first of Sockets that exists.
 	Address string
 	Token   string      // a bearer token; empty: HOLDFAST_TOKEN
@@ -120,6 +123,9 @@ func (o Options) prepare(t *http.Transport) (string, error) {
 	}
 	address := o.Address
 	if !strings.Contains(address, "://") {
+		if _, _, err := net.SplitHostPort(address); err != nil {
+			address = net.JoinHostPort(strings.Trim(address, "[]"), Port)
+		}
 		address = "https://" + address
 	}
 	u, err := url.Parse(address)
