@@ -1,0 +1,96 @@
+package e2e
+
+import (
+	"os"
+	"syscall"
+	"testing"
+	"time"
+
+	v1 "github.com/holdfast-io/holdfast/api/holdfast/v1"
+)
+
+// TestReplicas has replicas come, go and be silent under a writer.
+func TestReplicas(t *testing.T) {
+	c := newCluster(t, 3)
+	n1, n2, n3 := c.nodes[0], c.nodes[1], c.nodes[2]
+
+	// B is off while more is written, then A while all is read on C.
+	c.during(t, "WhatWasWrittenWhileOneWasOffIsReadWhenAnotherIs", func(t *testing.T) {
+		c.volume("litmus", 512<<20, 3)
+		dir := n3.mount("litmus")
+		sh(t, `dd if=/dev/urandom of="$1/one" bs=1M count=64 conv=fsync status=none`, dir)
+		n2.crash()
+		sh(t, `dd if=/dev/urandom of="$1/two" bs=1M count=64 conv=fsync status=none`, dir)
+		want := sh(t, `cd "$1"; sha256sum one two`, dir)
+		n2.start()
+		c.awaitNodes()
+		n3.awaitHealth("litmus", v1.Health_HEALTH_HEALTHY)
+		c.detach("litmus")
+		n1.crash()
+		// On the node that was off, too: from its own copy, and all of it.
+		for _, n := range []*node{n3, n2} {
+			if got := sh(t, `cd "$1"; sha256sum one two`, n.mount("litmus")); got != want {
+				t.Errorf("on %s:\n%s\nand was written:\n%s", n.name, got, want)
+			}
+			c.detach("litmus")
+		}
+		n1.start()
+		c.awaitNodes()
+	})
+
+	c.during(t, "WritesGoOnWithoutASilentReplica", func(t *testing.T) {
+		c.volume("silent", 64<<20, 3)
+		w := newWriter(t, n1.attach("silent"), 0)
+		w.goesOn(c)
+		pid := n2.pid("data")
+		must(t, syscall.Kill(pid, syscall.SIGSTOP))
+		defer syscall.Kill(pid, syscall.SIGCONT)
+		began := time.Now()
+		n1.awaitHealth("silent", v1.Health_HEALTH_DEGRADED)
+		w.goesOn(c)
+		t.Logf("from the silence of a replica to writes without it: %v", time.Since(began).Round(10*time.Millisecond))
+		must(t, syscall.Kill(pid, syscall.SIGCONT))
+		n1.awaitHealth("silent", v1.Health_HEALTH_HEALTHY)
+		must(t, w.end(c))
+		w.verify(t, w.path)
+		c.detach("silent")
+		w.verify(t, n2.attach("silent"))
+		c.detach("silent")
+	})
+
+	c.during(t, "VolumesGoOnWithoutTheMetadata", func(t *testing.T) {
+		c.volume("alone", 64<<20, 3)
+		w := newWriter(t, n1.attach("alone"), 0)
+		w.goesOn(c)
+		var pids []int
+		resume := func() {
+			for _, pid := range pids {
+				_ = syscall.Kill(pid, syscall.SIGCONT) // it may have ended
+			}
+			pids = nil
+		}
+		defer resume()
+		for _, n := range []*node{n2, n3} { // most of etcd
+			pids = append(pids, n.pid("control"))
+			must(t, syscall.Kill(n.pid("control"), syscall.SIGSTOP))
+		}
+		w.goesOn(c)
+		w.reads(t)
+		resume()
+		c.awaitNodes()
+		w.goesOn(c)
+		must(t, w.end(c))
+		w.verify(t, w.path)
+		c.detach("alone")
+	})
+}
+
+// reads has the device read while it is written.
+func (w *writer) reads(t *testing.T) {
+	t.Helper()
+	f, err := os.Open(w.path)
+	must(t, err)
+	defer f.Close()
+	_, err = f.ReadAt(make([]byte, blockSize), 0)
+	must(t, err)
+}
