@@ -24,6 +24,7 @@ type op struct {
 	hold    link.Holder  // of a local message's data
 	buffer  *link.Buffer // what was read is in it
 	sums    []block.Sum
+	rare    bool // it may change what the replica is
 	durable bool // the change is to be flushed before it is answered
 
 	done     wire.Done
@@ -119,6 +120,7 @@ func (o *op) begin(msg wire.Message, into destination) {
 
 // beginRare performs what is no I/O.
 func (o *op) beginRare(msg wire.Message) {
+	o.rare = true
 	s := o.r.store
 	simple := func(err error) { o.finish(&o.done, err) }
 	switch m := msg.(type) {
@@ -204,7 +206,11 @@ func (o *op) stored(q *store.Request) {
 func (o *op) finish(answer wire.Message, err error) {
 	o.done.Incarnation = o.r.n.incarnation
 	o.releaseMessage()
-	o.r.step(residentEvent{stored: replica.Stored{Session: o.session, ID: o.id, Answer: answer, Err: err, Changed: o.r.changed()}, op: o})
+	var changed *replica.Self
+	if o.rare {
+		changed = o.r.changed()
+	}
+	o.r.step(residentEvent{stored: replica.Stored{Session: o.session, ID: o.id, Answer: answer, Err: err, Changed: changed}, op: o})
 }
 
 // room returns n bytes for what is read: of the node's pool, or, when that has no more,

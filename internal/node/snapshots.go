@@ -169,11 +169,12 @@ func (a *attachment) takeOfGroup(id string, snap *v1.Snapshot) error {
 	taken := false
 	err = a.frozen(snap, func() error {
 		until := a.d.node.loop.Now() + coordinator.HoldMax
-		if err := a.order(&coordinator.Change{Op: coordinator.Hold, Until: until}); err != nil {
+		hold := &coordinator.Change{Op: coordinator.Hold, Until: until}
+		if err := a.order(hold); err != nil {
 			return err
 		}
-		err := a.inStep(id, snap.Spec.GroupId, g)
-		release := a.order(&coordinator.Change{Op: coordinator.Release, Drop: err != nil})
+		err := a.inStep(id, snap.Spec.GroupId, hold)
+		release := a.order(&coordinator.Change{Op: coordinator.Release, Generation: hold.Generation, Drop: err != nil})
 		taken = err == nil && release == nil
 		return errors.Join(err, release)
 	})
@@ -190,16 +191,16 @@ func (a *attachment) takeOfGroup(id string, snap *v1.Snapshot) error {
 }
 
 // inStep goes through the phases with the other members.
-func (a *attachment) inStep(id, group string, g block.Generation) error {
+func (a *attachment) inStep(id, group string, hold *coordinator.Change) error {
 	ctx, cancel := context.WithTimeout(a.d.ctx, coordinator.HoldMax)
 	defer cancel()
 	for _, phase := range []string{phaseHeld, phaseTaken} {
 		if phase == phaseTaken {
-			if err := a.order(&coordinator.Change{Op: coordinator.Snapshot, Held: true}); err != nil {
+			if err := a.order(&coordinator.Change{Op: coordinator.Snapshot, Generation: hold.Generation, Held: true}); err != nil {
 				return err
 			}
 		}
-		if err := a.saySnapshot(id, &v1.SnapshotStatus{Generation: uint32(g), Phase: phase}); err != nil {
+		if err := a.saySnapshot(id, &v1.SnapshotStatus{Generation: uint32(hold.Generation), Phase: phase}); err != nil {
 			return err
 		}
 		if err := a.others(ctx, id, group, phase); err != nil {

@@ -6,9 +6,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
+	"google.golang.org/protobuf/types/known/emptypb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	holdfastv1 "github.com/holdfast-io/holdfast/api/holdfast/v1"
@@ -114,6 +116,13 @@ func (p *plane) make(ctx context.Context, v state.Entry[*holdfastv1.Volume]) err
 	if err != nil {
 		return err
 	}
+	alive, _, err := state.Alive.List(ctx, p.store)
+	if err != nil {
+		return err
+	}
+	pools = slices.DeleteFunc(pools, func(x state.Entry[*holdfastv1.Pool]) bool {
+		return !slices.ContainsFunc(alive, func(n state.Entry[*emptypb.Empty]) bool { return n.ID == x.Value.Spec.NodeId })
+	})
 	a := &statepb.Assignment{VolumeId: v.ID, SizeBytes: size}
 	r := &statepb.Record{VolumeId: v.ID, Version: 1, SizeBytes: size, Epoch: 1, Generation: 1}
 	ops := []state.Op{}
