@@ -5,6 +5,7 @@ import (
 
 	v1 "github.com/holdfast-io/holdfast/api/holdfast/v1"
 	"github.com/holdfast-io/holdfast/internal/attach"
+	"github.com/holdfast-io/holdfast/internal/block"
 	"github.com/holdfast-io/holdfast/internal/fault"
 	"github.com/holdfast-io/holdfast/internal/spec"
 )
@@ -65,12 +66,16 @@ func healthConditions(h *head) (list []*v1.Condition) {
 
 // replicaStatuses returns the members as the head sees them. The loop's.
 func replicaStatuses(rec spec.Record, h *head) (list []*v1.ReplicaStatus) {
-	for i, m := range rec.Members {
+	reachable := map[block.ReplicaID]bool{}
+	for m := range h.links { // by number, which is not the place in the record
+		reachable[h.coord.Member(m).Replica] = true
+	}
+	for _, m := range rec.Members {
 		if m.State == 0 { // it was removed
 			continue
 		}
 		r := &v1.ReplicaStatus{Id: m.Replica.String(), NodeId: m.Node.String(), OutdatedSince: uint64(m.Since),
-			State: v1.ReplicaState_REPLICA_STATE_IN_SYNC, Reachable: h.links[i] != nil}
+			State: v1.ReplicaState_REPLICA_STATE_IN_SYNC, Reachable: reachable[m.Replica]}
 		if m.State == spec.Outdated {
 			if r.State = v1.ReplicaState_REPLICA_STATE_OUTDATED; r.Reachable {
 				r.State = v1.ReplicaState_REPLICA_STATE_SYNCING

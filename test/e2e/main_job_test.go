@@ -59,6 +59,19 @@ func TestNothingIsLostWhenANodeDies(t *testing.T) {
 	if now := sh(t, `cd "$1"; sha256sum before during`, moved); now != sum {
 		t.Errorf("the files have the checksums\n%s\nand had\n%s", now, sum)
 	}
+
+	// A replica fewer, and one more again, while it is mounted.
+	for _, count := range []int32{2, 3} {
+		_, err := c.nodes[0].api().Volumes.UpdateVolume(t.Context(), &v1.UpdateVolumeRequest{Volume: "db", Replicas: &count})
+		must(t, err)
+		c.await("the volume has its replicas, all in sync", func(ctx context.Context) bool {
+			v, err := c.nodes[0].api().Volumes.GetVolume(ctx, &v1.GetVolumeRequest{Volume: "db"})
+			return err == nil && v.Status.Health == v1.Health_HEALTH_HEALTHY && len(v.Status.Replicas) == int(count)
+		})
+	}
+	if now := sh(t, `cd "$1"; sha256sum before during`, moved); now != sum {
+		t.Errorf("with other replicas the files have the checksums\n%s\nand had\n%s", now, sum)
+	}
 }
 
 // attach attaches a volume to a node, and returns its device.
