@@ -40,6 +40,7 @@ type attachment struct {
 	counted    time.Time        // when usage was looked at
 	mounted    string           // where the device is mounted by this node; "" nowhere
 	dead       string           // name of a device that serves nobody any more, and may be mounted still
+	unchanged  string           // why the volume is not what is wished for
 
 	mu     sync.Mutex
 	wanted wish
@@ -153,10 +154,7 @@ func (a *attachment) run() {
 
 // complain logs an error, once while it stays the same.
 func (a *attachment) complain(err error) {
-	text := ""
-	if err != nil && !fault.Is(err, fault.Canceled) {
-		text = err.Error()
-	}
+	text := complaint(err)
 	if text != "" && text != a.complained {
 		a.log.Warn("what is wished for can't be done now", obs.Err(err))
 	}
@@ -176,9 +174,7 @@ func (a *attachment) bring(w wish) error {
 			return err
 		}
 	}
-	if err := a.tend(w); err != nil {
-		a.log.Warn("the volume can't be changed now as is wished for", "err", err)
-	}
+	a.tended(a.tend(w))
 	switch {
 	case w.attach == nil && a.show != nil:
 		return a.hide()
@@ -195,6 +191,26 @@ func (a *attachment) bring(w wish) error {
 		}
 	}
 	return a.mount(w)
+}
+
+// tended notes what kept the volume from being changed as is wished for.
+func (a *attachment) tended(err error) {
+	if text := complaint(err); text != "" && text != a.unchanged {
+		a.log.Warn("the volume can't be changed now as is wished for", obs.Err(err))
+	}
+	a.unchanged = complaint(err)
+}
+
+// complaint returns what an error says to people, "" for one that nobody needs to know.
+func complaint(err error) string {
+	if err == nil || fault.Is(err, fault.Canceled) {
+		return ""
+	}
+	what, cure := fault.Describe(err)
+	if cure != "" {
+		what += "; " + cure
+	}
+	return what
 }
 
 // tend brings the volume itself, as far as only its head can, to what is wished for.

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/holdfast-io/holdfast/internal/attach/mount"
@@ -11,6 +12,11 @@ import (
 // mountTimeout is how long making and mounting a filesystem may take before it is said
 // that it does.
 const mountTimeout = 2 * time.Minute
+
+// snapshotFlags are for filesystems of snapshots. One that was not frozen has a journal
+// that would have to be replayed, which a device that can't be written does not allow; and
+// XFS refuses a filesystem whose volume is mounted too.
+var snapshotFlags = map[mount.Kind][]string{mount.Ext4: {"noload"}, mount.XFS: {"norecovery", "nouuid"}}
 
 // mount mounts the device where it is wished to be, and nowhere else that a wish before
 // this one named. A blank device gets its volume's filesystem first.
@@ -26,7 +32,8 @@ func (a *attachment) mount(w wish) error {
 	if err != nil {
 		return err
 	}
-	if found.Blank() && !w.attach.ReadOnly {
+	readOnly := w.attach.ReadOnly || a.snapshot
+	if found.Blank() && !readOnly {
 		if kind == "" {
 			kind = mount.Ext4
 		}
@@ -34,12 +41,16 @@ func (a *attachment) mount(w wish) error {
 		if err := mount.Make(ctx, device, mount.MakeOptions{Kind: kind}); err != nil {
 			return err
 		}
-	} else if at, err := mount.Of(device); err == nil && len(at) == 0 && !w.attach.ReadOnly {
+	} else if at, err := mount.Of(device); err == nil && len(at) == 0 && !readOnly {
 		if err := mount.Check(ctx, device); err != nil {
 			return err
 		}
 	}
-	err = mount.Mount(ctx, device, w.attach.MountPath, mount.Options{Kind: kind, ReadOnly: w.attach.ReadOnly, Flags: w.attach.MountOptions})
+	flags := w.attach.MountOptions
+	if a.snapshot {
+		flags = append(slices.Clone(flags), snapshotFlags[found.Kind]...)
+	}
+	err = mount.Mount(ctx, device, w.attach.MountPath, mount.Options{Kind: kind, ReadOnly: readOnly, Flags: flags})
 	if err == nil {
 		a.mounted = w.attach.MountPath
 		a.log.Info("mounted", "device", device, "path", a.mounted)

@@ -41,12 +41,11 @@ func (a *attachment) status(w wish, problem error) *v1.AttachmentStatus {
 	case problem != nil && !fault.Is(problem, fault.Unavailable):
 		s.State = v1.AttachmentState_ATTACHMENT_STATE_FAILED
 	}
-	if problem != nil {
-		what, cure := fault.Describe(problem)
-		if cure != "" {
-			what += "; " + cure
-		}
-		s.Conditions = append(s.Conditions, &v1.Condition{Type: "Ready", Reason: "AttachFailed", Message: what})
+	if complaint(problem) != "" {
+		s.Conditions = append(s.Conditions, &v1.Condition{Type: "Ready", Reason: "AttachFailed", Message: complaint(problem)})
+	}
+	if a.unchanged != "" {
+		s.Conditions = append(s.Conditions, &v1.Condition{Type: "Changed", Reason: "ChangeFailed", Message: a.unchanged})
 	}
 	return s
 }
