@@ -106,7 +106,7 @@ type Server struct {
 
 // New makes a server that works until ctx ends.
 func New(ctx context.Context, o Options) *Server {
-	s := &Server{options: o, store: o.Store, log: o.Log, now: o.Now, random: o.Random, view: newView(ctx, o.Store)}
+	s := &Server{options: o, store: bounded{o.Store, storeMax}, log: o.Log, now: o.Now, random: o.Random, view: newView(ctx, o.Store)}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
