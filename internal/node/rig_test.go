@@ -119,7 +119,9 @@ func (n *rigNode) start() {
 	}
 	l, err := net.Listen("tcp", address)
 	must(t, err)
-	n.address = l.Addr().String()
+	if n.address == "" { // else others may be reading it
+		n.address = l.Addr().String()
+	}
 	log := slog.New(slog.DiscardHandler)
 	if testing.Verbose() {
 		log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
