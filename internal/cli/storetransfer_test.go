@@ -169,7 +169,7 @@ func TestReplicaOfNewerReleaseIsRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	line, _, _ := strings.Cut(strings.Replace(string(raw), `"version":1`, `"version":9`, 1), "\n")
+	line, _, _ := strings.Cut(strings.Replace(string(raw), `"version":2`, `"version":9`, 1), "\n")
 	if err := os.WriteFile(name, sealed(line), 0o600); err != nil {
 		t.Fatal(err)
 	}

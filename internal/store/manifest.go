@@ -34,7 +34,11 @@ type Manifest struct {
 	JournalTail uint64 `json:"journalTail,omitempty"`
 }
 
-const formatVersion = 1
+// Version history of the directory. A build reads its own only: nothing was released yet.
+//
+//	1  first
+//	2  blocks are summed with CRC-32 of IEEE 802.3, see block.Sum
+const formatVersion = 2
 
 const manifestSizeMax = 1 << 20
 
@@ -63,6 +67,9 @@ func decodeManifest(b []byte) (Manifest, error) {
 	}
 	if version.Version != formatVersion {
 		err := fault.Errorf("store.Open", fault.Unsupported, "replica.json: format version %d, this holdfast knows %d", version.Version, formatVersion)
+		if version.Version < formatVersion {
+			return m, fault.WithCure(err, "copy the volume's data out with the build that made it")
+		}
 		return m, fault.WithCure(err, "upgrade holdfast")
 	}
 	d := json.NewDecoder(bytes.NewReader(line))
