@@ -177,6 +177,24 @@ func TestWhatANodeThatIsGoneHoldsIsReleasedAndNothingElse(t *testing.T) {
 	}
 }
 
+// healthy waits until the volume db has all of its replicas, and returns their nodes.
+// Who takes a node away earlier finds it without a replica there.
+func healthy(t *testing.T, c *csitest.Cluster, volumes holdfastv1connect.VolumeServiceClient, replicas int) (nodes []string) {
+	t.Helper()
+	c.Until("db is healthy", func() bool {
+		v, err := volumes.GetVolume(context.Background(), &holdfastv1.GetVolumeRequest{Volume: "db"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		nodes = nil
+		for _, r := range v.Status.Replicas {
+			nodes = append(nodes, r.NodeId)
+		}
+		return len(nodes) == replicas && v.Status.Health == holdfastv1.Health_HEALTH_HEALTHY
+	})
+	return nodes
+}
+
 func TestClaimsSayWhatIsWrongOnce(t *testing.T) {
 	c, s, kube := stage(t)
 	volumes := holdfastv1connect.NewVolumeServiceClient(c.Client, c.URL)
@@ -186,6 +204,7 @@ func TestClaimsSayWhatIsWrongOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	m := &Monitor{Kube: kube, Volumes: volumes, Log: slog.New(slog.DiscardHandler)}
+	healthy(t, c, volumes, 3)
 	c.Kill(c.Nodes[2])
 	about := func() (all []event) {
 		if err := m.tell(context.Background()); err != nil {
@@ -198,8 +217,7 @@ func TestClaimsSayWhatIsWrongOnce(t *testing.T) {
 		}
 		return all
 	}
-	for len(about()) == 0 { // the API's view follows the state
-	}
+	c.Until("an event about node-c", func() bool { return len(about()) > 0 })
 	for range 3 {
 		if all := about(); len(all) != 1 || all[0].InvolvedObject.Name != "data" || all[0].InvolvedObject.Namespace != "shop" {
 			t.Fatalf("events are %+v", all)
@@ -210,22 +228,11 @@ func TestClaimsSayWhatIsWrongOnce(t *testing.T) {
 func TestPodsPreferNodesThatHoldTheirData(t *testing.T) {
 	c, s, kube := stage(t)
 	volumes := holdfastv1connect.NewVolumeServiceClient(c.Client, c.URL)
-	v, err := volumes.CreateVolume(context.Background(), &holdfastv1.CreateVolumeRequest{Name: "db", Spec: &holdfastv1.VolumeSpec{SizeBytes: 1 << 20, Replicas: 2}})
+	_, err := volumes.CreateVolume(context.Background(), &holdfastv1.CreateVolumeRequest{Name: "db", Spec: &holdfastv1.VolumeSpec{SizeBytes: 1 << 20, Replicas: 2}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	holds := func() (ids []string) {
-		v, err = volumes.GetVolume(context.Background(), &holdfastv1.GetVolumeRequest{Volume: "db"})
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, r := range v.Status.Replicas {
-			ids = append(ids, r.NodeId)
-		}
-		return ids
-	}
-	for len(holds()) < 2 || v.Status.Health != holdfastv1.Health_HEALTH_HEALTHY {
-	}
+	holders := healthy(t, c, volumes, 2)
 	h := httptest.NewServer(&Extender{Kube: kube, Volumes: volumes, Log: slog.New(slog.DiscardHandler)})
 	defer h.Close()
 	p, _ := json.Marshal(s.objects["/api/v1/namespaces/shop/pods/ours"])
@@ -240,7 +247,7 @@ func TestPodsPreferNodesThatHoldTheirData(t *testing.T) {
 	}
 	for i, n := range c.Nodes {
 		want := int64(0)
-		if slices.Contains(holds(), n.ID) {
+		if slices.Contains(holders, n.ID) {
 			want = scoreMax
 		}
 		if scores[i].Host != n.Name || scores[i].Score != want {

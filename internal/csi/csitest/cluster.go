@@ -23,6 +23,7 @@ import (
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	holdfastv1 "github.com/holdfast-io/holdfast/api/holdfast/v1"
+	"github.com/holdfast-io/holdfast/api/holdfast/v1/holdfastv1connect"
 	"github.com/holdfast-io/holdfast/internal/server"
 	"github.com/holdfast-io/holdfast/internal/state"
 	"github.com/holdfast-io/holdfast/internal/state/memory"
@@ -115,16 +116,49 @@ func (c *Cluster) seed(ctx context.Context) {
 	}
 }
 
-// Kill ends a node's lease, as its death would: what it had stays as it was.
+// Kill ends a node's lease, as its death would: what it had stays as it was. The API
+// shows the node as down when Kill returns.
 func (c *Cluster) Kill(node Node) {
+	c.t.Helper()
 	c.plane.set(node.ID, false)
 	c.commit(state.Alive.Delete(node.ID, 0))
+	c.shown(node, func(s holdfastv1.NodeState) bool { return s == holdfastv1.NodeState_NODE_STATE_DOWN })
 }
 
-// Revive brings a node back.
+// Revive brings a node back; the API shows it when Revive returns.
 func (c *Cluster) Revive(node Node) {
+	c.t.Helper()
 	c.commit(state.Alive.Put(node.ID, &emptypb.Empty{}))
 	c.plane.set(node.ID, true)
+	c.shown(node, func(s holdfastv1.NodeState) bool { return s != holdfastv1.NodeState_NODE_STATE_DOWN })
+}
+
+// shown waits until the API, which follows the state, shows a node in a state.
+func (c *Cluster) shown(node Node, so func(holdfastv1.NodeState) bool) {
+	c.t.Helper()
+	nodes := holdfastv1connect.NewNodeServiceClient(c.Client, c.URL)
+	c.Until("the API shows "+node.Name+" as it is now", func() bool {
+		n, err := nodes.GetNode(context.Background(), &holdfastv1.GetNodeRequest{Node: node.Name})
+		return err == nil && so(n.GetStatus().GetState())
+	})
+}
+
+// patience is how long Until waits: far longer than anything takes on a busy machine.
+const patience = 2 * time.Minute
+
+// Until waits until something is so, and fails the test where it never comes about.
+func (c *Cluster) Until(what string, so func() bool) {
+	c.t.Helper()
+	end := time.After(patience)
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for !so() {
+		select {
+		case <-tick.C:
+		case <-end:
+			c.t.Fatalf("it does not come about within %s: %s", patience, what)
+		}
+	}
 }
 
 func (c *Cluster) commit(op state.Op) {
