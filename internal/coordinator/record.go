@@ -47,7 +47,7 @@ func (c *Coordinator) converse(now time.Duration, m int, fx *Effects) {
 	case !x.linked && !x.linking && !x.closing:
 		x.linking = true
 		fx.Link = append(fx.Link, m)
-	case x.linked && x.opened != nil && x.bad == nil && !x.asking && x.promised != c.rec.Epoch && (c.inSync(m) || !x.leaving):
+	case x.linked && x.opened != nil && x.bad == nil && !x.asking && x.promised != c.rec.Epoch && (c.inSync(m) || !x.leaving) && !c.blank(m):
 		c.promise(now, m, fx)
 	case x.promised == c.rec.Epoch:
 		c.fit(m, fx)
@@ -135,12 +135,23 @@ func (c *Coordinator) changeState(m int, edit func() *spec.Record) bool {
 		if x.linked {
 			x.promised, x.asking = 0, false
 		}
+	case c.blank(m):
+		edit().Members[m].Since = 0
 	case x.sync != nil && x.sync.done && c.mayPromote(m):
 		next := edit()
 		next.Members[m].State, next.Members[m].Since = spec.InSync, 0
 		return true
 	}
 	return false
+}
+
+// blank reports whether a member that was left behind never had what the record believes
+// it had before: it has promised nothing to anybody, so it is one that was to begin as a
+// clone, and that was made empty. The record must say that it lacks everything before it
+// promises: whoever goes on after us could not tell.
+func (c *Coordinator) blank(m int) bool {
+	x := c.members[m]
+	return c.rec.Members[m].State == spec.Outdated && c.rec.Members[m].Since != 0 && x.opened != nil && x.opened.Promised == 0
 }
 
 // mayPromote reports whether a member that has caught up may count now: not while the

@@ -101,7 +101,10 @@ func (s *script) command(word []string) {
 				m.State, m.Since = spec.Outdated, block.Epoch(arg(i+1))
 			}
 			s.rec.Members = append(s.rec.Members, m)
+			s.promised[i] = 1
 		}
+	case "blank": // blank MEMBER: it has promised nothing yet
+		s.promised[arg(1)] = 0
 	case "snapshots": // snapshots G...: that the volume has
 		for i := range word[1:] {
 			s.rec.Snapshots = append(s.rec.Snapshots, block.Generation(arg(i+1)))

@@ -191,15 +191,38 @@ type RegionInfo struct {
 }
 
 // Regions lists the regions that were ever written, in order, from region from on, at
-// most limit. One whose record is damaged counts as dirty.
+// most limit. One whose record is damaged counts as dirty. Of a clone they are also those
+// that may have something from its origin: they have no record here, and epoch 0.
 func (r *Replica) Regions(from block.Region, limit int) (list []RegionInfo) {
+	if r.inherits() {
+		return r.regionsOfClone(from, limit)
+	}
 	r.regions.each(func(n block.Region, rg *region) bool {
-		if n >= from && (rg.record != (record{}) || rg.damaged()) {
-			list = append(list, RegionInfo{n, rg.epoch, rg.since != 0 || rg.damaged()})
+		if n >= from && rg.recorded() {
+			list = append(list, rg.info(n))
 		}
 		return len(list) < limit
 	})
 	return list
+}
+
+func (r *Replica) regionsOfClone(from block.Region, limit int) (list []RegionInfo) {
+	for n := from; int(n) < r.regions.count && len(list) < limit; n++ {
+		switch rg, c := r.regions.peek(n), r.chunks[n.Chunk()]; {
+		case rg != nil && rg.recorded():
+			list = append(list, rg.info(n))
+		case c != nil && len(c.gens) > 0:
+			list = append(list, RegionInfo{Region: n})
+		}
+	}
+	return list
+}
+
+// recorded reports whether there is something to say of the region.
+func (rg *region) recorded() bool { return rg.record != (record{}) || rg.damaged() }
+
+func (rg *region) info(n block.Region) RegionInfo {
+	return RegionInfo{n, rg.epoch, rg.since != 0 || rg.damaged()}
 }
 
 // Clone makes a new replica in the directory dir, on the same disk, whose live

@@ -98,3 +98,39 @@ func TestOpeningATebibyteReadsNoData(t *testing.T) {
 	x.expect(0, 0, 1, 2)
 	x.expect(0, 49*block.PerChunk*300, 4, 1)
 }
+
+// Whoever fills another replica of a clone from this one asks for its regions: what the
+// clone has from its origin has no record of its own.
+func TestRegionsOfACloneAreThoseOfItsOriginToo(t *testing.T) {
+	g := newRig(t, sim(1), 4*block.ChunkSize, Options{})
+	g.must(g.await(func(done func(error)) { g.r.Promise(3, done) }))
+	g.write(2*block.PerRegion, 4, 7)
+	gen := g.snapshot()
+	g.must(g.await(func(done func(error)) { g.r.Clone(gen, "clone", cloneSpec("clone1"), done) }))
+	g.drop()
+	g.dir = "clone"
+	g.must(g.open())
+	g.expect(0, 2*block.PerRegion, 4, 7)
+	g.must(g.await(func(done func(error)) { g.r.Promise(5, done) }))
+	g.write(3*block.PerChunk, 1, 8)
+	epochs := map[block.Region]block.Epoch{}
+	for from := block.Region(0); ; {
+		list := g.r.Regions(from, 5)
+		if len(list) == 0 {
+			break
+		}
+		for _, info := range list {
+			epochs[info.Region] = info.Epoch
+		}
+		from = list[len(list)-1].Region + 1
+	}
+	if e, ok := epochs[2]; !ok || e != 0 {
+		t.Errorf("the region that comes from the origin is not listed: %v", epochs)
+	}
+	if e := epochs[3*block.RegionsPerChunk]; e != 5 {
+		t.Errorf("the region that the clone wrote has epoch %d: %v", e, epochs)
+	}
+	if _, ok := epochs[block.RegionsPerChunk]; ok {
+		t.Errorf("a region is listed that nobody ever wrote: %v", epochs)
+	}
+}
