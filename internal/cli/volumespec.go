@@ -256,6 +256,7 @@ func changedPlacement(have *v1.Volume, want *v1.Placement, emptied map[string]bo
 	replace(&out.Nodes, &want.Nodes, "nodes")
 	replace(&out.Zones, &want.Zones, "zones")
 	replace(&out.Racks, &want.Racks, "racks")
+	word(&out.Prefer, &want.Prefer, "prefer")
 	word(&out.Spread, &want.Spread, "spread")
 	word(&out.Group, &want.Group, "group")
 	word(&out.GroupPolicy, &want.GroupPolicy, "group_policy")

@@ -257,7 +257,7 @@ func memberOf(rec *statepb.Record, replica string) *statepb.Member {
 func (v *view) placementVolume(vol *v1.Volume) placement.Volume {
 	p := vol.Spec.GetPlacement()
 	out := placement.Volume{ID: vol.Meta.GetId(), Size: vol.Spec.GetSizeBytes(), Used: v.usedBytes(vol.Meta.GetId()), Class: vol.Spec.GetClass(),
-		Nodes: p.GetNodes(), Zones: p.GetZones(), Racks: p.GetRacks(), Labels: p.GetNodeLabels(), Group: p.GetGroup()}
+		Nodes: p.GetNodes(), Zones: p.GetZones(), Racks: p.GetRacks(), Labels: p.GetNodeLabels(), Group: p.GetGroup(), Prefer: p.GetPrefer()}
 	switch strings.ToLower(p.GetSpread()) {
 	case "rack":
 		out.Spread = placement.Racks

@@ -206,15 +206,20 @@ func (c *controller) size(ctx context.Context, request *holdfastv1.CreateVolumeR
 }
 
 // place narrows where replicas may be to the topology that is required, when that is less
-// than the whole cluster. What is merely preferred narrows nothing: the volume can be used
-// on any node.
+// than the whole cluster. What is preferred narrows nothing, as the volume can be used on
+// any node, but the first copy goes to the node that comes first, which is where the
+// scheduler puts the pod.
 func (c *controller) place(ctx context.Context, spec *holdfastv1.VolumeSpec, t *csi.TopologyRequirement) error {
-	if len(t.GetRequisite()) == 0 {
+	if len(t.GetRequisite()) == 0 && len(t.GetPreferred()) == 0 {
 		return nil
 	}
 	nodes, err := listNodes(ctx, c.api)
 	if err != nil {
 		return err
+	}
+	prefer(spec, nodes, t.GetPreferred())
+	if len(t.GetRequisite()) == 0 {
+		return nil
 	}
 	var inside []string
 	for _, n := range nodes {
@@ -240,6 +245,22 @@ func (c *controller) place(ctx context.Context, spec *holdfastv1.VolumeSpec, t *
 	// Where a pod runs says which node its volume is used on, not that all copies lie there:
 	// a requirement of single nodes that come from a pod's place would make copies impossible.
 	return nil
+}
+
+// prefer notes the one node that the first of the preferred topologies names, unless the
+// class says one.
+func prefer(spec *holdfastv1.VolumeSpec, nodes []*holdfastv1.Node, preferred []*csi.Topology) {
+	if len(preferred) == 0 || preferred[0].GetSegments()[TopologyNode] == "" || spec.GetPlacement().GetPrefer() != "" {
+		return
+	}
+	i := slices.IndexFunc(nodes, func(n *holdfastv1.Node) bool { return within(n, preferred[0]) })
+	if i < 0 {
+		return
+	}
+	if spec.Placement == nil {
+		spec.Placement = &holdfastv1.Placement{}
+	}
+	spec.Placement.Prefer = nodes[i].GetMeta().GetId()
 }
 
 // whole returns the zones whose nodes are exactly those that are inside, or nil when they

@@ -293,6 +293,30 @@ func TestZonesOfTheClassNarrowPlacement(t *testing.T) {
 	}
 }
 
+func TestFirstCopyGoesToTheNodeOfThePod(t *testing.T) {
+	r := newRig(t, 3)
+	on := func(n csitest.Node) *csi.Topology {
+		return &csi.Topology{Segments: map[string]string{ours.TopologyNode: n.Name, ours.TopologyZone: n.Zone}}
+	}
+	create := func(first, second csitest.Node) string {
+		all := []*csi.Topology{on(r.Nodes[0]), on(r.Nodes[1]), on(r.Nodes[2])}
+		v, err := r.CreateVolume(r.ctx(), &csi.CreateVolumeRequest{Name: "x", VolumeCapabilities: []*csi.VolumeCapability{raw()}, Parameters: map[string]string{"repl": "2"},
+			AccessibilityRequirements: &csi.TopologyRequirement{Requisite: all, Preferred: []*csi.Topology{on(first), on(second)}}})
+		must(t, err)
+		return v.Volume.VolumeId
+	}
+	id := create(r.Nodes[1], r.Nodes[2])
+	got, err := ours.NewAPI(r.Client, r.URL).Volumes.GetVolume(r.ctx(), getVolume(id))
+	must(t, err)
+	if p := got.Spec.GetPlacement(); p.GetPrefer() != r.Nodes[1].ID || len(p.GetNodes())+len(p.GetZones()) != 0 {
+		t.Errorf("placement is %v", p)
+	}
+	// The pod was scheduled anew before the answer arrived.
+	if again := create(r.Nodes[2], r.Nodes[1]); again != id {
+		t.Errorf("a second volume was made, %s", again)
+	}
+}
+
 func TestGroupIsOfOneMomentAndGoesAsOne(t *testing.T) {
 	r := newRig(t, 1)
 	a, b := r.create("a", raw(), nil), r.create("b", raw(), nil)

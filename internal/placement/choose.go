@@ -35,7 +35,10 @@ func (c *Cluster) Choose(r Request) ([]string, error) {
 	var chosen []string
 	for i := range r.Replicas {
 		q.hash = mix(q.hash + uint64(i))
-		p := c.pick(q)
+		p := c.preferred(q)
+		if p < 0 {
+			p = c.pick(q)
+		}
 		if p < 0 {
 			return nil, c.refuse(q, i)
 		}
@@ -89,6 +92,20 @@ func (c *Cluster) nodeOfPool(id string) int32 {
 		return c.pools[p].node
 	}
 	return -1
+}
+
+// preferred finds a pool for the first replica on the node that is preferred, or returns -1.
+func (c *Cluster) preferred(q *query) int32 {
+	if q.Volume.Prefer == "" || len(q.counted) > 0 || q.Volume.GroupPolicy == Affinity && len(q.group) > 0 {
+		return -1
+	}
+	n, ok := c.nodeOf[q.Volume.Prefer]
+	if !ok {
+		if n = int32(slices.IndexFunc(c.nodes, func(n node) bool { return !n.gone && n.Name == q.Volume.Prefer })); n < 0 {
+			return -1
+		}
+	}
+	return c.best(q, c.nodes[n].pools).pool
 }
 
 // pick finds a pool for one replica, or -1.

@@ -208,3 +208,34 @@ func TestANewZoneIsUsedByARebalancing(t *testing.T) {
 		}
 	}
 }
+
+func TestTheFirstReplicaGoesWhereTheVolumeIsUsed(t *testing.T) {
+	c, nodes := three()
+	for i, want := range []string{"pool1", "pool2", "pool3"} {
+		c.Promise(want, "", 50*gib) // fuller than the others: a preference weighs more
+		for _, name := range []string{nodes[i].ID, nodes[i].Name} {
+			pools, err := c.Choose(placement.Request{Volume: placement.Volume{ID: "v", Size: gib, Prefer: name}, Replicas: 2})
+			if err != nil || pools[0] != want || pools[1] == want {
+				t.Errorf("preferring %s: %v, %v", name, pools, err)
+			}
+		}
+	}
+	r := placement.Request{Volume: placement.Volume{ID: "v", Size: gib, Prefer: "n3"}, Replicas: 1, Held: []string{"pool1"}}
+	c.Use("pool3", 90*gib)
+	if pools, err := c.Choose(r); err != nil || pools[0] != "pool3" { // the other zone, whatever is preferred
+		t.Errorf("a second replica: %v, %v", pools, err)
+	}
+	nodes[2].Cordoned = true
+	c.SetNode(nodes[2])
+	for _, name := range []string{"n3", "nobody"} { // a wish, not a condition
+		r := placement.Request{Volume: placement.Volume{ID: "v", Size: gib, Prefer: name}, Replicas: 1}
+		if pools, err := c.Choose(r); err != nil || pools[0] == "pool3" {
+			t.Errorf("preferring %s, which can't be: %v, %v", name, pools, err)
+		}
+	}
+	c.Promise("pool1", "app", gib)
+	r = placement.Request{Volume: placement.Volume{ID: "v", Size: gib, Prefer: "n2", Group: "app", GroupPolicy: placement.Affinity}, Replicas: 1}
+	if pools, err := c.Choose(r); err != nil || pools[0] != "pool1" {
+		t.Errorf("a group's wish is said by somebody: %v, %v", pools, err)
+	}
+}

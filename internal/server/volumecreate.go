@@ -249,6 +249,11 @@ func sameVolume(r *v1.CreateVolumeRequest, asked *v1.VolumeSpec, have *v1.Volume
 		want.SourceSnapshotId = is.SourceSnapshotId
 	}
 	want.RepairPaused, is.AcceptedLoss = is.RepairPaused, nil
+	for _, s := range []*v1.VolumeSpec{want, is} {
+		if s.Placement != nil {
+			s.Placement.Prefer = "" // a wish at the time, which may be another each time
+		}
+	}
 	if d := differences(want.ProtoReflect(), is.ProtoReflect(), ""); len(d) > 0 {
 		return exists(r.Name, d)
 	}

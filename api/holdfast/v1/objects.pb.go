@@ -1308,6 +1308,7 @@ type Placement struct {
 	Group         string                 `protobuf:"bytes,5,opt,name=group,proto3" json:"group,omitempty"`                                                                                                       // volumes that are placed with regard to each other
 	GroupPolicy   string                 `protobuf:"bytes,6,opt,name=group_policy,json=groupPolicy,proto3" json:"group_policy,omitempty"`                                                                        // affinity or anti-affinity
 	NodeLabels    map[string]string      `protobuf:"bytes,7,rep,name=node_labels,json=nodeLabels,proto3" json:"node_labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // that a node must have
+	Prefer        string                 `protobuf:"bytes,8,opt,name=prefer,proto3" json:"prefer,omitempty"`                                                                                                     // name or id of a node: the first replica goes there if it can, because the volume is used there
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1389,6 +1390,13 @@ func (x *Placement) GetNodeLabels() map[string]string {
 		return x.NodeLabels
 	}
 	return nil
+}
+
+func (x *Placement) GetPrefer() string {
+	if x != nil {
+		return x.Prefer
+	}
+	return ""
 }
 
 // Limits cap a volume's I/O; 0 is no limit.
@@ -3385,7 +3393,7 @@ const file_holdfast_v1_objects_proto_rawDesc = "" +
 	"replica_id\x18\x01 \x01(\tR\treplicaId\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x0e\n" +
 	"\x02by\x18\x03 \x01(\tR\x02by\x12*\n" +
-	"\x02at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\"\xa6\x02\n" +
+	"\x02at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\"\xbe\x02\n" +
 	"\tPlacement\x12\x14\n" +
 	"\x05nodes\x18\x01 \x03(\tR\x05nodes\x12\x14\n" +
 	"\x05zones\x18\x02 \x03(\tR\x05zones\x12\x14\n" +
@@ -3394,7 +3402,8 @@ const file_holdfast_v1_objects_proto_rawDesc = "" +
 	"\x05group\x18\x05 \x01(\tR\x05group\x12!\n" +
 	"\fgroup_policy\x18\x06 \x01(\tR\vgroupPolicy\x12G\n" +
 	"\vnode_labels\x18\a \x03(\v2&.holdfast.v1.Placement.NodeLabelsEntryR\n" +
-	"nodeLabels\x1a=\n" +
+	"nodeLabels\x12\x16\n" +
+	"\x06prefer\x18\b \x01(\tR\x06prefer\x1a=\n" +
 	"\x0fNodeLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xac\x01\n" +

@@ -35,6 +35,8 @@ var all = []Option{
 		set: func(r *request, v string) error { return list(&place(r).Racks, v) }},
 	{Key: "node_labels", Value: "disk=fast,gpu=yes", Help: "labels that a node must have to get a replica",
 		set: func(r *request, v string) (err error) { place(r).NodeLabels, err = labels(v); return err }},
+	{Key: "prefer", Value: "n1", Help: "the node where the volume is used: the first replica goes there if it can",
+		set: func(r *request, v string) error { return word(&place(r).Prefer, v) }},
 	{Key: "spread", Value: "node|rack|zone", Help: "what no two replicas share",
 		set: func(r *request, v string) error { return oneOf(&place(r).Spread, v, "node", "rack", "zone") }},
 	{Key: "group", Aliases: []string{"fg"}, Value: "web", Help: "volumes that are placed with regard to each other",
