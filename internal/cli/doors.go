@@ -102,7 +102,11 @@ needed for that.`,
 			if err != nil {
 				return err
 			}
-			serve := []func(context.Context) error{func(ctx context.Context) error { return driver.Serve(ctx, socket, drainMax) }}
+			listener, err := csi.Listen(socket) // before the kubelet is told of it
+			if err != nil {
+				return err
+			}
+			serve := []func(context.Context) error{func(ctx context.Context) error { return driver.Serve(ctx, listener, drainMax) }}
 			if !noNode && !noRegistration {
 				r := &kube.Registrar{Kubelet: kubelet, Socket: socket, Log: d.log}
 				serve = append(serve, r.Serve)

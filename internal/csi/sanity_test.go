@@ -30,9 +30,13 @@ func serve(t *testing.T, c *csitest.Cluster, o csi.Options) string {
 		t.Fatal(err)
 	}
 	socket := filepath.Join(t.TempDir(), "csi.sock")
+	listener, err := csi.Listen(socket)
+	if err != nil {
+		t.Fatal(err)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- d.Serve(ctx, socket, time.Second) }()
+	go func() { done <- d.Serve(ctx, listener, time.Second) }()
 	t.Cleanup(func() {
 		cancel()
 		if err := <-done; err != nil {

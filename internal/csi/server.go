@@ -112,13 +112,9 @@ func (d *Driver) Register(g grpc.ServiceRegistrar) {
 	}
 }
 
-// Serve answers on a unix socket until ctx ends, and then lets calls that have begun
-// come to their end, for as long as grace.
-func (d *Driver) Serve(ctx context.Context, socket string, grace time.Duration) error {
-	listener, err := Listen(socket)
-	if err != nil {
-		return err
-	}
+// Serve answers whom listener (of [Listen]) hears until ctx ends, and then lets calls that
+// have begun come to their end, for as long as grace.
+func (d *Driver) Serve(ctx context.Context, listener net.Listener, grace time.Duration) error {
 	g := grpc.NewServer(grpc.UnaryInterceptor(d.unary), grpc.StreamInterceptor(d.stream))
 	d.Register(g)
 	return Run(ctx, g, listener, grace)
