@@ -50,6 +50,14 @@ func (p *progress) show(bytes int64) {
 		text += fmt.Sprintf(" of %s (%d %%)", bytesText(p.total), min(100, bytes*100/p.total))
 	}
 	text += fmt.Sprintf(" %s, %s/s", p.done, bytesText(int64(float64(bytes)/now.Sub(p.began).Seconds())))
+	p.say(text)
+}
+
+// say writes words on the line.
+func (p *progress) say(text string) {
+	if p.w == nil {
+		return
+	}
 	fmt.Fprintf(p.w, "\r%-*s", p.width, text)
 	p.width = len(text)
 }

@@ -87,6 +87,8 @@ const (
 	// lock nobody can hold but a process that is dead: until what it had in flight has
 	// ended. Close waits for it, however long that takes.
 	LockWait
+	// Device also opens a block device, which else is refused as what is no file.
+	Device
 )
 
 // Align is what buffers, offsets and lengths of a Direct file must be multiples of.

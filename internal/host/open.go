@@ -77,7 +77,7 @@ func (s *slot) open() error {
 	if err != nil {
 		return err
 	}
-	if err := regular(fd); err != nil {
+	if err := hasBytes(fd, op.Flags); err != nil {
 		closeFD(fd)
 		return err
 	}
@@ -92,8 +92,8 @@ func (s *slot) open() error {
 	return nil
 }
 
-// regular refuses what is not a file that has bytes.
-func regular(fd int) error {
+// hasBytes refuses what is not a file that has bytes, nor a device when one is wanted.
+func hasBytes(fd int, flags Flags) error {
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
 		return err
@@ -103,6 +103,10 @@ func regular(fd int) error {
 		return nil
 	case unix.S_IFDIR:
 		return syscall.EISDIR
+	case unix.S_IFBLK:
+		if flags&Device != 0 {
+			return nil
+		}
 	}
 	return syscall.EINVAL
 }
