@@ -49,8 +49,9 @@ func newVolumeAttach(r *remote) *cobra.Command {
 		Long: `Make a volume a device on a node: the one that is asked, or the one that --node
 names. With --mount its filesystem is mounted there; the first time it is made.
 
-A volume is attached to one node at a time. With --force it is taken from the
-node that has it, whose users then get I/O errors.`,
+A volume is attached to one node at a time. From a node that is dead it is taken
+once that node's leases have ended, which takes some seconds. With --force it is
+taken from a node that lives, too, whose users then get I/O errors.`,
 		Example: `  holdfast volume attach db
   holdfast volume attach db --node n2 --mount /mnt/db
   holdfast volume attach db --node n3 --force`,

@@ -303,7 +303,7 @@ func (h *holder) attachedNode() {
 		return
 	}
 	name := cmp.Or(h.nodes.value(at.Spec.GetNodeId()).GetMeta().GetName(), at.Spec.GetNodeId())
-	h.tell(Attached, false, "AttachedNodeDown", "it is attached to node %s, which is down; bring the node back, or detach the volume with --force to use it elsewhere", name)
+	h.tell(Attached, false, "AttachedNodeDown", "it is attached to node %s, which is down; bring the node back, or attach the volume to another node", name)
 }
 
 // dropLeft takes out of the assignment what left, and what the record does not count.

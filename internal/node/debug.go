@@ -22,6 +22,7 @@ import (
 //	/debug/volumes        those volumes, one a line: id, name
 //	/debug/volumes/NAME   all that the volume's coordinator knows, as text
 //	/changed              what differs between snapshots: see Changed
+//	/vacant/ID            whether nobody has a lease of a volume's replica here: see Vacant
 func (d *daemon) debugPages(ctx context.Context) {
 	_ = os.Remove(d.o.Debug) // a process that was killed leaves it
 	old, err := net.Listen("unix", d.o.Debug)
@@ -39,6 +40,7 @@ func (d *daemon) debugPages(ctx context.Context) {
 	mux.HandleFunc("GET /debug/volumes", d.listVolumes)
 	mux.HandleFunc("GET /debug/volumes/{name}", d.showVolume)
 	mux.HandleFunc("POST /changed", d.changedPage)
+	mux.HandleFunc("GET /vacant/{id}", d.vacantPage)
 	s := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
 	stop := context.AfterFunc(ctx, func() { _ = s.Close() })
 	defer stop()

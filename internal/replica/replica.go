@@ -84,6 +84,10 @@ func (r *Replica) Self() Self { return r.self }
 // on for as long as there is no other.
 func (r *Replica) Relied() bool { return r.owner != 0 }
 
+// Vacant reports whether no lease runs here. Who had the volume can't be serving it then,
+// as long as the record counts this replica: it serves only with the leases of all.
+func (r *Replica) Vacant(now time.Duration) bool { return now >= r.leaseUntil && now >= r.quarantine }
+
 // Event is something that happened to a replica.
 type Event interface{ event() }
 

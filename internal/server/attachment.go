@@ -33,7 +33,12 @@ func (s *attachments) Attach(ctx context.Context, r *v1.AttachRequest) (*v1.Atta
 	if err != nil {
 		return nil, err
 	}
-	if err := s.attach(ctx, volume, want, r.Force); err != nil {
+	if r.Force {
+		err = s.attach(ctx, volume, want, taking{force: true})
+	} else {
+		err = s.attachVacated(ctx, wait, volume, want)
+	}
+	if err != nil {
 		return nil, err
 	}
 	err = s.waitFor(ctx, wait, fmt.Sprintf("volume %s is not attached to node %s", volume.Value.Meta.Name, s.view.nodeName(want.NodeId)),
@@ -77,14 +82,23 @@ func (s *attachments) wanted(ctx context.Context, r *v1.AttachRequest, volume st
 	return want, nil
 }
 
+// taking says from whom a volume may be taken.
+type taking struct {
+	force bool       // from anybody
+	from  string     // from this node
+	while []state.Op // only while this is true; if not, that is fault.Busy
+}
+
+func (t taking) may(from string) bool { return t.force || t.from != "" && t.from == from }
+
 // attach writes what is wanted, unless it is so, or somebody else has the volume.
-func (s *attachments) attach(ctx context.Context, volume state.Entry[*v1.Volume], want *v1.AttachmentSpec, force bool) error {
+func (s *attachments) attach(ctx context.Context, volume state.Entry[*v1.Volume], want *v1.AttachmentSpec, t taking) error {
 	for range attemptsMax {
 		have, err := state.Attachments.Get(ctx, s.store, volume.ID)
 		var op state.Op
 		switch {
 		case fault.Is(err, fault.NotFound):
-			if err := s.busyDevice(volume, want, force); err != nil {
+			if err := s.busyDevice(volume, want, t); err != nil {
 				return err
 			}
 			if err := s.fitFor(want); err != nil {
@@ -96,14 +110,14 @@ func (s *attachments) attach(ctx context.Context, volume state.Entry[*v1.Volume]
 		case sameAttachment(want, have.Value.GetSpec()):
 			return s.view.attachments.Reach(ctx, have.Revision)
 		default:
-			if err := s.mayReplace(volume, have.Value.GetSpec(), want, force); err != nil {
+			if err := s.mayReplace(volume, have.Value.GetSpec(), want, t); err != nil {
 				return err
 			}
 			op = state.Attachments.Replace(volume.ID, &v1.Attachment{VolumeId: volume.ID, Spec: want}, have.Revision)
 		}
-		at, err := s.commit(ctx, op, state.Volumes.Require(volume.ID, volume.Revision),
-			s.event(ctx, state.KindVolume, volume.Value.Meta, "AttachAsked", "it is to be attached to node %s", s.view.nodeName(want.NodeId)))
-		if fault.Is(err, fault.Busy) {
+		at, err := s.commit(ctx, append(t.while, op, state.Volumes.Require(volume.ID, volume.Revision),
+			s.event(ctx, state.KindVolume, volume.Value.Meta, "AttachAsked", "it is to be attached to node %s", s.view.nodeName(want.NodeId)))...)
+		if fault.Is(err, fault.Busy) && len(t.while) == 0 {
 			if volume, err = s.again(ctx, volume.ID); err != nil {
 				return err
 			}
@@ -157,9 +171,9 @@ func (s *attachments) fitFor(want *v1.AttachmentSpec) error {
 
 // busyDevice refuses to attach while the node that had the volume is not done with it,
 // but on the same node, which puts things in their order.
-func (s *attachments) busyDevice(volume state.Entry[*v1.Volume], want *v1.AttachmentSpec, force bool) error {
+func (s *attachments) busyDevice(volume state.Entry[*v1.Volume], want *v1.AttachmentSpec, t taking) error {
 	had := s.view.device(volume.ID)
-	if had == nil || had.NodeId == want.NodeId || force {
+	if had == nil || had.NodeId == want.NodeId || t.may(had.NodeId) {
 		return nil
 	}
 	return fault.WithCure(fault.Errorf("server", fault.Busy, "volume %s is still being detached from node %s", volume.Value.Meta.Name, s.view.nodeName(had.NodeId)),
@@ -167,13 +181,13 @@ func (s *attachments) busyDevice(volume state.Entry[*v1.Volume], want *v1.Attach
 }
 
 // mayReplace refuses to take a volume from who has it.
-func (s *attachments) mayReplace(volume state.Entry[*v1.Volume], have, want *v1.AttachmentSpec, force bool) error {
+func (s *attachments) mayReplace(volume state.Entry[*v1.Volume], have, want *v1.AttachmentSpec, t taking) error {
 	name, on := volume.Value.Meta.Name, s.view.nodeName(have.NodeId)
 	switch {
-	case have.NodeId != want.NodeId && !force:
+	case have.NodeId != want.NodeId && !t.may(have.NodeId):
 		return fault.WithCure(fault.Errorf("server", fault.Precondition, "volume %s is attached to node %s", name, on),
 			"detach it there: holdfast volume detach "+name+"; or take it from that node, whose users then get I/O errors: add --force")
-	case have.NodeId == want.NodeId && !force:
+	case have.NodeId == want.NodeId && !t.force:
 		return fault.WithCure(fault.Errorf("server", fault.Precondition, "volume %s is attached to node %s in another way: %s", name, on, joined(differences(want.ProtoReflect(), have.ProtoReflect(), ""))),
 			"detach it first: holdfast volume detach "+name)
 	}

@@ -172,7 +172,7 @@ func (v *view) attachment(volume string) *v1.Attachment {
 	}
 	if !v.up(out.Spec.NodeId) {
 		out.Status.State = v1.AttachmentState_ATTACHMENT_STATE_STALLED
-		add("NodeDown", "node %s is down: start it, or attach the volume elsewhere with --force", name)
+		add("NodeDown", "node %s is down: start it, or attach the volume elsewhere", name)
 	}
 	return out
 }

@@ -147,7 +147,7 @@ func (p parts) stalled() (reason, why string) {
 	n := p.node(p.attachment.NodeId)
 	switch {
 	case !n.up:
-		return "AttachedNodeDown", fmt.Sprintf("it is attached to node %s, which is down: start that node, or attach it elsewhere with holdfast volume attach %s --node NODE --force",
+		return "AttachedNodeDown", fmt.Sprintf("it is attached to node %s, which is down: start that node, or attach it elsewhere with holdfast volume attach %s --node NODE",
 			n.name, p.volume.GetMeta().GetName())
 	case p.attached.GetState() == v1.AttachmentState_ATTACHMENT_STATE_STALLED:
 		return "Stalled", fmt.Sprintf("I/O on node %s waits: %s", n.name, words(p.attached.Conditions, "its node does not say why"))

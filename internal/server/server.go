@@ -35,6 +35,7 @@ type Options struct {
 
 	Trust    Trust         // who is let in over TCP; nil: nobody
 	Blocks   ChangedBlocks // nil: changed blocks are fault.Unsupported
+	Leases   Leases        // nil: nothing is known of leases
 	Metadata Metadata      // how the store does; nil: nothing is known but whether it answers
 
 	// Data is the socket of the data process of this server's node. Its metrics are shown
@@ -74,6 +75,15 @@ type ChangedBlocks interface {
 	// Changed lists what differs between two snapshots of a volume from an offset on, or,
 	// with an empty base, what the snapshot has at all.
 	Changed(ctx context.Context, q ChangedQuery) (*v1.ListChangedBlocksResponse, error)
+}
+
+// Leases knows of the leases that replicas on this server's node have granted.
+type Leases interface {
+	// Vacant reports whether nobody has a lease of a volume's replica here; fault.NotFound
+	// when there is no replica.
+	Vacant(ctx context.Context, volume string) (bool, error)
+	// Answers reports whether a node's data process answers at the address.
+	Answers(ctx context.Context, node, address string) bool
 }
 
 // ChangedQuery is a question for ChangedBlocks.

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -39,6 +38,17 @@ func TestMain(m *testing.M) {
 	}
 	_ = os.RemoveAll(dir) // of the system's temporary files
 	os.Exit(status)
+}
+
+// long is whether the long forms of tests are wanted, as by make test-long.
+var long = os.Getenv("HOLDFAST_LONG") != ""
+
+// rounds is how often something is done.
+func rounds(inShort, inLong int) int {
+	if long {
+		return inLong
+	}
+	return inShort
 }
 
 // patience bounds every wait: the machine may be busy, and a test that fails says where.
@@ -298,14 +308,6 @@ func sh(t testing.TB, command string, args ...string) string {
 		t.Fatalf("%s %q: %v\n%s", command, args, err, out)
 	}
 	return string(bytes.TrimSpace(out))
-}
-
-func readAll(r io.Reader) []byte {
-	raw, err := io.ReadAll(r)
-	if err != nil {
-		return append(raw, err.Error()...)
-	}
-	return raw
 }
 
 // restarts ends a process by end, and waits until the node has started it again.

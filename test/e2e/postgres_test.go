@@ -179,14 +179,6 @@ func (p *postgres) verify(last int64) {
 // ioErrors matches what PostgreSQL says of files that can't be used.
 var ioErrors = regexp.MustCompile(`.*(PANIC|Input/output|could not (read|write|fsync|flush|extend|open)).*`)
 
-// rounds is how often something is done: often in the long form.
-func rounds(short, long int) int {
-	if os.Getenv("HOLDFAST_LONG") != "" {
-		return long
-	}
-	return short
-}
-
 // TestPostgres has a database work on a replicated volume through what happens to nodes
 // and processes.
 func TestPostgres(t *testing.T) {

@@ -174,8 +174,7 @@ func TestRules(t *testing.T) {
 		w.goesOn(c)
 		n1.crash()
 		began := time.Now()
-		dir := n3.path("mnt-off")
-		n3.take("off", dir)
+		dir := n3.mount("off") // at once, and without force: it waits until the leases of n1 have ended
 		next := newWriter(t, filepath.Join(dir, "another"), 0)
 		next.goesOn(c)
 		t.Logf("from kill -9 of everything on the node to I/O on another: %v", time.Since(began).Round(10*time.Millisecond))

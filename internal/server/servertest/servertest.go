@@ -47,6 +47,8 @@ type Options struct {
 	Store  state.Store // nil: in memory
 	Now    func() time.Time
 	Blocks server.ChangedBlocks
+	Leases server.Leases
+	NodeID string // of the server's node
 	Data   string // see server.Options
 	Traces trace.TracerProvider
 	Still  bool // nobody plays control and nodes
@@ -69,7 +71,7 @@ func Start(t *testing.T, o Options) *Cluster {
 	trusted := c.found(o.Now)
 	self := c.identity(99)
 	trusted.peer = self.Peer
-	c.Server = server.New(ctx, server.Options{Store: c.Store, Version: "test", Trust: trusted, Blocks: o.Blocks, Data: o.Data, Traces: o.Traces, Now: o.Now})
+	c.Server = server.New(ctx, server.Options{Store: c.Store, Version: "test", Trust: trusted, Blocks: o.Blocks, Leases: o.Leases, NodeID: o.NodeID, Data: o.Data, Traces: o.Traces, Now: o.Now})
 	c.Socket = filepath.Join(t.TempDir(), "api.sock")
 	c.serve("unix", c.Socket, c.Server.Local())
 	c.TCP = "http://" + c.serve("tcp", "127.0.0.1:0", c.Server)

@@ -61,7 +61,9 @@ const (
 type AttachmentServiceClient interface {
 	// Attach makes a volume a device on a node, and mounts its filesystem where that is asked
 	// for. It is there already in the same way: success. It is attached elsewhere, or in another
-	// way: refused, unless it is forced, which takes the volume from the node that has it.
+	// way: refused, unless it is forced, which takes the volume from the node that has it. From
+	// a node that does not answer it is taken unforced, once that node's leases have ended, which
+	// is waited for.
 	Attach(context.Context, *v1.AttachRequest) (*v1.Attachment, error)
 	// Detach takes the device, and the mount, away. Not attached: success. The wait ends when the
 	// node says that the device is gone, or is known to have lost the volume.
@@ -228,7 +230,9 @@ func (c *attachmentServiceClient) WatchAttachments(ctx context.Context, req *v1.
 type AttachmentServiceHandler interface {
 	// Attach makes a volume a device on a node, and mounts its filesystem where that is asked
 	// for. It is there already in the same way: success. It is attached elsewhere, or in another
-	// way: refused, unless it is forced, which takes the volume from the node that has it.
+	// way: refused, unless it is forced, which takes the volume from the node that has it. From
+	// a node that does not answer it is taken unforced, once that node's leases have ended, which
+	// is waited for.
 	Attach(context.Context, *v1.AttachRequest) (*v1.Attachment, error)
 	// Detach takes the device, and the mount, away. Not attached: success. The wait ends when the
 	// node says that the device is gone, or is known to have lost the volume.
