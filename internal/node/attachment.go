@@ -42,6 +42,8 @@ type attachment struct {
 	dead       string           // name of a device that serves nobody any more, and may be mounted still
 	unchanged  string           // why the volume is not what is wished for
 
+	groups map[string]time.Time // snapshots of groups that wait for the others, since when
+
 	mu     sync.Mutex
 	wanted wish
 	front  attach.Frontend // show, for those who look
@@ -51,7 +53,7 @@ type attachment struct {
 }
 
 func newAttachment(d *daemon, id string) *attachment {
-	return &attachment{d: d, id: id, log: d.o.Log.With("volume", id), news: make(chan struct{}, 1)}
+	return &attachment{d: d, id: id, log: d.o.Log.With("volume", id), news: make(chan struct{}, 1), groups: map[string]time.Time{}}
 }
 
 // Depths of a device: how many requests, and how many that are longer than
@@ -257,7 +259,7 @@ func (a *attachment) claim() error {
 		}
 		a.head = n.newHead(rec, &records{n: n, of: stateRecords{a.d.o.Store}}, func(err error) { lost <- err })
 	}) || a.head == nil {
-		return fault.Errorf("node.claim", fault.Busy, "the volume's head before this one has not ended")
+		return fault.Errorf("node.claim", fault.Unavailable, "the volume's head before this one has not ended")
 	}
 	a.lost, a.limited = lost, nil
 	return nil

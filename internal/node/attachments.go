@@ -52,8 +52,9 @@ func (a *attachments) run(ctx context.Context) {
 	}
 	a.mu.Unlock()
 	attached, assigned, volumes, snapshots := v.attachments.Feed(), v.assignments.Feed(), v.volumes.Feed(), v.snapshots.Feed()
-	operations := v.operations.Feed()
+	operations, statuses := v.operations.Feed(), v.snapStatuses.Feed()
 	defer snapshots.Close()
+	defer statuses.Close()
 	defer operations.Close()
 	defer attached.Close()
 	defer assigned.Close()
@@ -73,6 +74,10 @@ func (a *attachments) run(ctx context.Context) {
 					ids = append(ids, e.Value.GetSpec().GetVolumeId())
 				}
 			}
+		case <-statuses.Some():
+			for _, id := range statuses.Take() {
+				ids = append(ids, a.inGroup(id)...)
+			}
 		case <-operations.Some():
 			for _, id := range operations.Take() {
 				if e, ok := v.operations.Get(id); ok && e.Value.Kind == kindRestore {
@@ -86,6 +91,23 @@ func (a *attachments) run(ctx context.Context) {
 			a.tell(id, a.wish(id))
 		}
 	}
+}
+
+// inGroup returns the volumes whose snapshots are in a group with one that has come: their
+// heads wait for it.
+func (a *attachments) inGroup(id string) (volumes []string) {
+	v := a.d.view
+	snap, ok := v.snapshots.Get(id)
+	status, said := v.snapStatuses.Get(id)
+	if !ok || !said || snap.Value.GetSpec().GetGroupId() == "" || status.Value.Phase != phaseHere {
+		return nil
+	}
+	for _, e := range v.snapshots.ByIndex(byGroup, snap.Value.Spec.GroupId) {
+		if e.ID != id {
+			volumes = append(volumes, e.Value.GetSpec().GetVolumeId())
+		}
+	}
+	return volumes
 }
 
 // resume begins with what the data process before this one left: devices, and what it

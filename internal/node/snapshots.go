@@ -106,9 +106,16 @@ func (a *attachment) ready(g block.Generation) *v1.SnapshotStatus {
 		Epoch: uint64(rec.Epoch), Idle: a.show == nil}
 }
 
+// saySnapshot writes what there is to say of a snapshot, and waits until it is seen here
+// too: who looks next must not find what was before.
 func (a *attachment) saySnapshot(id string, s *v1.SnapshotStatus) error {
-	_, err := a.d.o.Store.Commit(a.d.ctx, state.SnapshotStatuses.Put(id, s))
-	return err
+	at, err := a.d.o.Store.Commit(a.d.ctx, state.SnapshotStatuses.Put(id, s))
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(a.d.ctx, coordinator.HoldMax)
+	defer cancel()
+	return a.d.view.snapStatuses.Reach(ctx, at)
 }
 
 // next returns the generation that a snapshot becomes which is taken now, and notes it in
@@ -146,94 +153,6 @@ func (a *attachment) frozen(snap *v1.Snapshot, work func() error) error {
 	ctx, cancel := context.WithTimeout(a.d.ctx, mountTimeout)
 	defer cancel()
 	return mount.Frozen(ctx, a.mounted, work)
-}
-
-// The phases of a group's snapshot.
-const (
-	phaseHeld  = "held"
-	phaseTaken = "taken"
-)
-
-// takeOfGroup takes the volume's part of a snapshot of several volumes at one moment. All
-// members hold their writes, wherever they are attached, and say so; when all have said
-// so, which is the moment, each takes its snapshot; and when all have, writes go on. A
-// member that can't makes it nobody's.
-func (a *attachment) takeOfGroup(id string, snap *v1.Snapshot) error {
-	if a.snapStatus(id).Phase != "" {
-		return a.saySnapshot(id, &v1.SnapshotStatus{Problem: "the node was restarted while the group's snapshot was taken; take another"})
-	}
-	g, err := a.next(id)
-	if err != nil {
-		return err
-	}
-	taken := false
-	err = a.frozen(snap, func() error {
-		until := a.d.node.loop.Now() + coordinator.HoldMax
-		hold := &coordinator.Change{Op: coordinator.Hold, Until: until}
-		if err := a.order(hold); err != nil {
-			return err
-		}
-		err := a.inStep(id, snap.Spec.GroupId, hold)
-		release := a.order(&coordinator.Change{Op: coordinator.Release, Generation: hold.Generation, Drop: err != nil})
-		taken = err == nil && release == nil
-		return errors.Join(err, release)
-	})
-	if taken {
-		a.log.Info("snapshot of a group taken", "snapshot", snap.Meta.GetName(), "generation", g)
-		return a.saySnapshot(id, a.ready(g))
-	}
-	problem := "its moment was missed"
-	if err != nil {
-		problem = err.Error()
-	}
-	a.log.Warn("the group's snapshot failed", "snapshot", snap.Meta.GetName(), "err", err)
-	return a.saySnapshot(id, &v1.SnapshotStatus{Problem: problem + "; take another"})
-}
-
-// inStep goes through the phases with the other members.
-func (a *attachment) inStep(id, group string, hold *coordinator.Change) error {
-	ctx, cancel := context.WithTimeout(a.d.ctx, coordinator.HoldMax)
-	defer cancel()
-	for _, phase := range []string{phaseHeld, phaseTaken} {
-		if phase == phaseTaken {
-			if err := a.order(&coordinator.Change{Op: coordinator.Snapshot, Generation: hold.Generation, Held: true}); err != nil {
-				return err
-			}
-		}
-		if err := a.saySnapshot(id, &v1.SnapshotStatus{Generation: uint32(hold.Generation), Phase: phase}); err != nil {
-			return err
-		}
-		if err := a.others(ctx, id, group, phase); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// others waits until every member of the group has come as far as phase.
-func (a *attachment) others(ctx context.Context, id, group, phase string) error {
-	v := a.d.view
-	for {
-		changed := v.snapStatuses.Changed()
-		missing := ""
-		for _, e := range v.snapshots.ByIndex(byGroup, group) {
-			switch s := a.snapStatus(e.ID); {
-			case e.ID == id, s.Ready, s.Phase == phaseTaken, s.Phase == phase:
-			case s.Problem != "":
-				return fault.Errorf("node.group", fault.Unavailable, "snapshot %s of the group failed: %s", e.Value.Meta.GetName(), s.Problem)
-			default:
-				missing = e.Value.Meta.GetName()
-			}
-		}
-		if missing == "" {
-			return nil
-		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return fault.Errorf("node.group", fault.Timeout, "snapshot %s of the group was not %s within %v", missing, phase, coordinator.HoldMax)
-		}
-	}
 }
 
 // deleteSnapshot deletes the generation of a snapshot that is not wished for any more.

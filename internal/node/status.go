@@ -38,7 +38,7 @@ func (a *attachment) status(w wish, problem error) *v1.AttachmentStatus {
 		s.State = v1.AttachmentState_ATTACHMENT_STATE_ATTACHED
 	case a.show != nil:
 		s.State = v1.AttachmentState_ATTACHMENT_STATE_STALLED
-	case problem != nil && !fault.Is(problem, fault.Unavailable):
+	case complaint(problem) != "" && !fault.Is(problem, fault.Unavailable): // what was canceled begins anew
 		s.State = v1.AttachmentState_ATTACHMENT_STATE_FAILED
 	}
 	if complaint(problem) != "" {

@@ -177,12 +177,28 @@ func (v *view) attachment(volume string) *v1.Attachment {
 	return out
 }
 
-// snapshot returns a snapshot as the API shows it.
+// snapshot returns a snapshot as the API shows it. One of a group that was not taken of all
+// its volumes is none.
 func (v *view) snapshot(e state.Entry[*v1.Snapshot]) *v1.Snapshot {
 	out := clone(e.Value)
 	out.Status = &v1.SnapshotStatus{}
 	if s := value(v.snapStatuses, e.ID); s != nil {
 		out.Status = clone(s)
 	}
+	if group := e.Value.GetSpec().GetGroupId(); group != "" && out.Status.Problem == "" {
+		if why := v.groupProblem(group); why != "" {
+			out.Status.Ready, out.Status.Problem = false, why
+		}
+	}
 	return out
+}
+
+// groupProblem returns why a group's snapshot failed, "" if it did not.
+func (v *view) groupProblem(group string) string {
+	for _, e := range v.snapshots.ByIndex(byGroup, group) {
+		if why := value(v.snapStatuses, e.ID).GetProblem(); why != "" {
+			return fmt.Sprintf("it failed on volume %s: %s", v.volumeName(e.Value.GetSpec().GetVolumeId()), why)
+		}
+	}
+	return ""
 }

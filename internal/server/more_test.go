@@ -100,6 +100,35 @@ func TestGroupSnapshotIsOneCommit(t *testing.T) {
 	}
 }
 
+// What could not be taken of all volumes is taken of none: it can't be used, and is out of
+// the way of whoever tries again.
+func TestGroupSnapshotThatFailsOnOneVolumeFailsOnAll(t *testing.T) {
+	c := start(t, 1)
+	for _, name := range []string{"a", "b"} {
+		volume(t, c, name, 1)
+	}
+	snaps := c.Client.Snapshots
+	r := &v1.CreateGroupSnapshotRequest{Volumes: []string{"a", "b"}, Name: "g", Wait: patience}
+	first, err := snaps.CreateGroupSnapshot(c.Ctx, r)
+	c.Must(err)
+	c.Commit(state.SnapshotStatuses.Put(first.Snapshots[0].Meta.Id, &v1.SnapshotStatus{Problem: "writes were not held long enough"}))
+	until(t, "both have failed", func() bool {
+		b, err := snaps.GetSnapshot(c.Ctx, &v1.GetSnapshotRequest{Snapshot: "g-b"})
+		return err == nil && !b.Status.Ready && strings.Contains(b.Status.Problem, "volume a: writes were not held")
+	})
+	_, err = snaps.CloneSnapshot(c.Ctx, &v1.CloneSnapshotRequest{Snapshot: "g-b", Name: "copy"})
+	refused(t, err, connect.CodeUnavailable, "try again")
+	again, err := snaps.CreateGroupSnapshot(c.Ctx, r)
+	c.Must(err)
+	if again.GroupId == first.GroupId || !again.Snapshots[1].Status.Ready {
+		t.Errorf("asked for again it is %v", again)
+	}
+	until(t, "what failed is gone", func() bool {
+		list, err := snaps.ListSnapshots(c.Ctx, &v1.ListSnapshotsRequest{})
+		return err == nil && len(list.Snapshots) == 2
+	})
+}
+
 func TestPolicies(t *testing.T) {
 	c := start(t, 1)
 	snaps := c.Client.Snapshots

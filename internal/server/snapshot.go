@@ -3,6 +3,7 @@ package server
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -143,9 +144,10 @@ func (s *Server) waitTaken(ctx context.Context, wait time.Duration, ids ...strin
 			if !ok || e.Value.GetSpec().GetDeleted() {
 				return false, "", fault.Errorf("server", fault.NotFound, "the snapshot was deleted meanwhile")
 			}
-			if snap := s.view.snapshot(e); !snap.Status.Ready {
-				volume := s.view.volumeName(snap.Spec.VolumeId)
-				return false, cmp.Or(snap.Status.Problem, "the head of volume "+volume+" is at it"), nil
+			if snap := s.view.snapshot(e); snap.Status.Problem != "" {
+				return false, "", fault.WithCure(fault.Errorf("server", fault.Unavailable, "snapshot %s was not taken: %s", snap.Meta.Name, snap.Status.Problem), "take another")
+			} else if !snap.Status.Ready {
+				return false, "the head of volume " + s.view.volumeName(snap.Spec.VolumeId) + " is at it", nil
 			}
 		}
 		return true, "", nil
@@ -197,6 +199,9 @@ func (s *snapshots) CreateGroupSnapshot(ctx context.Context, r *v1.CreateGroupSn
 		ids = append(ids, e.ID)
 	}
 	if err := s.waitTaken(ctx, wait, ids...); err != nil {
+		if s.view.groupProblem(group) != "" {
+			return nil, errors.Join(err, s.dropGroup(ctx, list))
+		}
 		return nil, err
 	}
 	for _, e := range list {
@@ -246,7 +251,12 @@ func (s *snapshots) groupMembers(ctx context.Context, r *v1.CreateGroupSnapshotR
 // takeGroup writes the snapshots of a group in one commit, unless they are there.
 func (s *snapshots) takeGroup(ctx context.Context, members []state.Entry[*v1.Volume], name string, r *v1.CreateGroupSnapshotRequest) (string, []state.Entry[*v1.Snapshot], error) {
 	if group, list, err := s.existingGroup(ctx, members, name); err != nil || list != nil {
-		return group, list, err
+		if err != nil || s.view.groupProblem(group) == "" {
+			return group, list, err
+		}
+		if err := s.dropGroup(ctx, list); err != nil {
+			return "", nil, err
+		}
 	}
 	group, err := s.newID()
 	if err != nil {
@@ -281,6 +291,16 @@ func (s *snapshots) takeGroup(ctx context.Context, members []state.Entry[*v1.Vol
 		restamp(e.Value, at)
 	}
 	return group, list, s.view.snapshots.Reach(ctx, at)
+}
+
+// dropGroup deletes what there is of a group's snapshot that failed.
+func (s *snapshots) dropGroup(ctx context.Context, list []state.Entry[*v1.Snapshot]) error {
+	for _, e := range list {
+		if _, err := s.unwant(ctx, e); err != nil && !fault.Is(err, fault.NotFound) {
+			return err
+		}
+	}
+	return nil
 }
 
 func memberName(group string, v *v1.Volume) string {
@@ -423,7 +443,11 @@ func (s *snapshots) DeleteSnapshot(ctx context.Context, r *v1.DeleteSnapshotRequ
 	}
 	e, err := s.findSnapshot(ctx, r.Snapshot)
 	if err == nil {
-		e, err = s.unwant(ctx, e)
+		if group := e.Value.GetSpec().GetGroupId(); group != "" && s.view.groupProblem(group) != "" {
+			err = s.dropGroup(ctx, s.view.snapshots.ByIndex(byGroup, group)) // without the one that failed the rest would look as if it were all
+		} else {
+			e, err = s.unwant(ctx, e)
+		}
 	}
 	if fault.Is(err, fault.NotFound) {
 		return &v1.DeleteSnapshotResponse{}, nil

@@ -2269,7 +2269,7 @@ type SnapshotStatus struct {
 	Problem        string                 `protobuf:"bytes,7,opt,name=problem,proto3" json:"problem,omitempty"`
 	Epoch          uint64                 `protobuf:"varint,8,opt,name=epoch,proto3" json:"epoch,omitempty"` // in which it was taken
 	Idle           bool                   `protobuf:"varint,9,opt,name=idle,proto3" json:"idle,omitempty"`   // no device showed the volume in that epoch: what is written later has a higher one
-	Phase          string                 `protobuf:"bytes,10,opt,name=phase,proto3" json:"phase,omitempty"` // of a group's snapshot on its way: held (no write is completed), then taken
+	Phase          string                 `protobuf:"bytes,10,opt,name=phase,proto3" json:"phase,omitempty"` // of a group's snapshot on its way: here, frozen, held (no write is completed), taken
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
