@@ -17,6 +17,7 @@ import (
 	"github.com/holdfast-io/holdfast/internal/cli"
 	"github.com/holdfast-io/holdfast/internal/csi"
 	"github.com/holdfast-io/holdfast/internal/csi/csitest"
+	"github.com/holdfast-io/holdfast/internal/host/patiently"
 )
 
 // open runs a command that serves, and returns a way to end it.
@@ -28,7 +29,7 @@ func open(t *testing.T, args ...string) (stop func() int) {
 	go func() { status <- cli.Main(ctx, args, cli.Streams{In: strings.NewReader(""), Out: &said, Err: &said}) }()
 	return func() int {
 		cancel()
-		s := <-status
+		s := patiently.From(t, status)
 		if s != 0 {
 			t.Log(said.String())
 		}
@@ -49,14 +50,14 @@ func TestCSIServesANodeAndTellsItsKubelet(t *testing.T) {
 		}
 		defer conn.Close()
 		if strings.HasPrefix(socket, "plugins/") {
-			info, err := spec.NewNodeClient(conn).NodeGetInfo(context.Background(), &spec.NodeGetInfoRequest{}, grpc.WaitForReady(true))
+			info, err := spec.NewNodeClient(conn).NodeGetInfo(patiently.Context(t), &spec.NodeGetInfoRequest{}, grpc.WaitForReady(true))
 			if err != nil || info.NodeId != c.Nodes[0].ID || info.AccessibleTopology.Segments[csi.TopologyNode] != "node-a" {
 				t.Errorf("the node is %v, %v", info, err)
 			}
 			continue
 		}
 		var nothing spec.NodeGetInfoRequest
-		if err := conn.Invoke(context.Background(), "/pluginregistration.Registration/NotifyRegistrationStatus", &nothing, &spec.NodeGetInfoRequest{}, grpc.WaitForReady(true)); err != nil {
+		if err := conn.Invoke(patiently.Context(t), "/pluginregistration.Registration/NotifyRegistrationStatus", &nothing, &spec.NodeGetInfoRequest{}, grpc.WaitForReady(true)); err != nil {
 			t.Error(err)
 		}
 	}
@@ -72,17 +73,16 @@ func TestDockerServesItsSocket(t *testing.T) {
 	c, dir := csitest.Start(t, 1), t.TempDir()
 	socket := filepath.Join(dir, "holdfast.sock")
 	stop := open(t, "docker", "--api", "unix://"+c.Socket, "--node", c.Nodes[0].Name, "--socket", socket, "--root", filepath.Join(dir, "v"), "--dir", dir)
-	client := &http.Client{Transport: &http.Transport{DialContext: func(context.Context, string, string) (conn net.Conn, err error) {
-		for { // until it listens
-			if conn, err = net.Dial("unix", socket); err == nil {
-				return conn, nil
-			}
-		}
+	client := &http.Client{Transport: &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) {
+		return net.Dial("unix", socket)
 	}}}
-	answer, err := client.Post("http://plugin/Plugin.Activate", "application/json", nil)
-	if err != nil || answer.StatusCode != http.StatusOK {
-		t.Errorf("got %v, %v", answer, err)
-	}
+	patiently.Until(t, func() error { // it listens
+		answer, err := client.Post("http://plugin/Plugin.Activate", "application/json", nil)
+		if err == nil && answer.StatusCode != http.StatusOK {
+			t.Errorf("got %v", answer)
+		}
+		return err
+	})
 	if s := stop(); s != 0 {
 		t.Errorf("it ended with %d", s)
 	}

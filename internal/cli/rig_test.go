@@ -11,6 +11,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/holdfast-io/holdfast/internal/host/patiently"
 )
 
 // result is what a command did.
@@ -139,7 +141,7 @@ func (s *terminal) start(args ...string) (*screen, func()) {
 	return out, func() {
 		s.t.Helper()
 		cancel()
-		if status := <-done; status != 0 {
+		if status := patiently.From(s.t, done); status != 0 {
 			s.t.Errorf("interrupted, it exits with %d", status)
 		}
 	}

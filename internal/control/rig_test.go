@@ -15,6 +15,7 @@ import (
 
 	v1 "github.com/holdfast-io/holdfast/api/holdfast/v1"
 	"github.com/holdfast-io/holdfast/internal/fault"
+	"github.com/holdfast-io/holdfast/internal/host/patiently"
 	"github.com/holdfast-io/holdfast/internal/spec"
 	"github.com/holdfast-io/holdfast/internal/state"
 	"github.com/holdfast-io/holdfast/internal/state/memory"
@@ -103,7 +104,7 @@ func (r *rig) view() *view {
 		r.changes = r.store.Watch(r.ctx, state.Root, r.seen.revision)
 	}
 	for at := r.revision(); r.seen.revision < at; {
-		b := <-r.changes
+		b := patiently.From(r.t, r.changes)
 		if b.Err != nil || r.seen.apply(b) != nil {
 			r.t.Fatalf("the watch of the test ended: %v", b.Err)
 		}
@@ -359,7 +360,7 @@ func (r *rig) begin(s state.Store) (*life, error) {
 // turn has the leader hear of everything, and then do what it has to.
 func (r *rig) turn(l *life) error {
 	for l.revision < r.last {
-		b, ok := <-l.changes
+		b, ok := patiently.Next(r.t, l.changes)
 		if !ok || b.Err != nil {
 			r.t.Fatalf("the watch ended: %v", b.Err)
 		}

@@ -6,19 +6,22 @@ import (
 	"testing"
 
 	v1 "github.com/holdfast-io/holdfast/api/holdfast/v1"
+	"github.com/holdfast-io/holdfast/internal/host/patiently"
 	"github.com/holdfast-io/holdfast/internal/state"
 	"github.com/holdfast-io/holdfast/internal/state/memory"
 )
 
 // changes waits until something was committed after a revision.
 func (r *rig) changesAfter(at state.Revision) {
-	ctx, stop := context.WithCancel(r.ctx)
+	r.t.Helper()
+	ctx, stop := context.WithTimeout(r.ctx, patiently.Patience)
 	defer stop()
 	for b := range r.store.Watch(ctx, state.Root, at) {
 		if b.Err != nil || len(b.Events) > 0 {
 			return // forgotten is changed too
 		}
 	}
+	r.t.Fatalf("nothing changed in %s after revision %d: %v", patiently.Patience, at, r.fresh())
 }
 
 func TestLeadersFollowEachOtherUnderWork(t *testing.T) {
@@ -61,7 +64,10 @@ func TestLeadersFollowEachOtherUnderWork(t *testing.T) {
 		}
 		return len(v.holdings.entries) == 2*volumes // what is condemned stays so for a while, though it is gone
 	}
-	for !whole() {
+	for patience := patiently.Context(t); !whole(); {
+		if patience.Err() != nil {
+			t.Fatalf("the leaders get nowhere: %v", r.fresh())
+		}
 		at := r.revision()
 		if !r.play() && !whole() {
 			r.changesAfter(at)
@@ -73,7 +79,7 @@ func TestLeadersFollowEachOtherUnderWork(t *testing.T) {
 	}
 	stop()
 	for range 3 {
-		<-ended
+		patiently.From(t, ended)
 	}
 }
 

@@ -19,6 +19,7 @@ import (
 
 	ours "github.com/holdfast-io/holdfast/internal/csi"
 	"github.com/holdfast-io/holdfast/internal/csi/csitest"
+	"github.com/holdfast-io/holdfast/internal/host/patiently"
 )
 
 // rig is a driver, and what an orchestrator would hold of it.
@@ -162,9 +163,9 @@ func TestEveryCallAtOnceAndAgain(t *testing.T) {
 		all.Wait()
 	}
 	each(func() { at <- r.create("db", filesystem(), nil) })
-	v := <-at
+	v := patiently.From(t, at)
 	for range cap(at) - 1 {
-		if other := <-at; other.VolumeId != v.VolumeId {
+		if other := patiently.From(t, at); other.VolumeId != v.VolumeId {
 			t.Errorf("two volumes, %s and %s, have one name", v.VolumeId, other.VolumeId)
 		}
 	}
@@ -361,10 +362,11 @@ func TestHealthNamesTheCause(t *testing.T) {
 		t.Errorf("a healthy volume has %v", ill)
 	}
 	r.Kill(r.Nodes[1])
-	ill := health()
-	for len(ill) == 0 { // the API's view follows the state
+	var ill []*csi.VolumeHealth_VolumeHealthEntry
+	patiently.True(t, "the volume is ill", func() bool { // the API's view follows the state
 		ill = health()
-	}
+		return len(ill) > 0
+	})
 	if ill[0].Status != csi.VolumeHealthErrorType_DEGRADED || !strings.Contains(ill[0].Message, "node-b") {
 		t.Errorf("got %v", ill)
 	}

@@ -16,6 +16,7 @@ import (
 	holdfastv1 "github.com/holdfast-io/holdfast/api/holdfast/v1"
 	"github.com/holdfast-io/holdfast/internal/csi"
 	"github.com/holdfast-io/holdfast/internal/csi/csitest"
+	"github.com/holdfast-io/holdfast/internal/host/patiently"
 )
 
 // serve runs a driver on the cluster's first node, and returns its socket.
@@ -39,7 +40,7 @@ func serve(t *testing.T, c *csitest.Cluster, o csi.Options) string {
 	go func() { done <- d.Serve(ctx, listener, time.Second) }()
 	t.Cleanup(func() {
 		cancel()
-		if err := <-done; err != nil {
+		if err := patiently.From(t, done); err != nil {
 			t.Error(err)
 		}
 	})

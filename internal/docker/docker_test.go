@@ -16,6 +16,7 @@ import (
 	"github.com/holdfast-io/holdfast/api/holdfast/v1/holdfastv1connect"
 	"github.com/holdfast-io/holdfast/internal/csi/csitest"
 	"github.com/holdfast-io/holdfast/internal/docker"
+	"github.com/holdfast-io/holdfast/internal/host/patiently"
 )
 
 // engine talks to a plugin as Docker does.
@@ -45,7 +46,7 @@ func (e *engine) serveAt(socket string) {
 	go func() { done <- e.plugin.Serve(ctx, socket) }()
 	e.t.Cleanup(func() {
 		cancel()
-		if err := <-done; err != nil {
+		if err := patiently.From(e.t, done); err != nil {
 			e.t.Error(err)
 		}
 	})
@@ -65,16 +66,19 @@ func (e *engine) run(c *csitest.Cluster, node csitest.Node) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- p.Serve(ctx, socket) }()
-	e.client = &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (conn net.Conn, err error) {
-		for { // until it listens
-			if conn, err = net.Dial("unix", socket); err == nil || ctx.Err() != nil {
-				return conn, err
-			}
-		}
+	e.client = &http.Client{Transport: &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) {
+		return net.Dial("unix", socket)
 	}}}
+	patiently.Until(e.t, func() error { // it listens
+		conn, err := net.Dial("unix", socket)
+		if err == nil {
+			_ = conn.Close()
+		}
+		return err
+	})
 	e.stop = sync.OnceFunc(func() {
 		cancel()
-		if err := <-done; err != nil {
+		if err := patiently.From(e.t, done); err != nil {
 			e.t.Error(err)
 		}
 	})
@@ -195,7 +199,7 @@ func TestLastUserLetsGoAlsoAfterARestart(t *testing.T) {
 	for _, id := range []string{"c1", "c2", "c1"} {
 		all.Go(func() { e.must("VolumeDriver.Mount", q{"Name": "db", "ID": id}) })
 	}
-	all.Wait()
+	patiently.Return(t, all.Wait)
 	e.must("VolumeDriver.Unmount", q{"Name": "db", "ID": "c1"})
 	e.stop()
 	e.run(c, c.Nodes[0])

@@ -14,6 +14,7 @@ import (
 
 	"github.com/holdfast-io/holdfast/internal/csi/csitest"
 	"github.com/holdfast-io/holdfast/internal/docker"
+	"github.com/holdfast-io/holdfast/internal/host/patiently"
 )
 
 // dockerd is a real engine, with a plugin of ours.
@@ -60,13 +61,10 @@ func startEngine(t *testing.T, c *csitest.Cluster, node csitest.Node) *dockerd {
 			t.Logf("%s: %s", e.driver, said)
 		}
 	})
-	for deadline := time.Now().Add(2 * time.Minute); ; {
-		if _, err := e.try("version"); err == nil {
-			break
-		} else if time.Now().After(deadline) {
-			t.Fatal(err)
-		}
-	}
+	patiently.Until(t, func() error {
+		_, err := e.try("version")
+		return err
+	})
 	e.image()
 	return e
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/holdfast-io/holdfast/internal/fault"
 	"github.com/holdfast-io/holdfast/internal/host"
+	"github.com/holdfast-io/holdfast/internal/host/patiently"
 )
 
 // ioctls of linux/fs.h: while a filesystem is frozen, writes to it wait in the kernel.
@@ -36,24 +37,24 @@ func TestLockOutlivesKilledProcessUntilItsWritesEnd(t *testing.T) {
 				t.Fatalf("the child said %q: %v", line, err)
 			}
 			pid := child.Process.Pid
-			for !strings.Contains(threadStates(t, pid), "D") { // until the kernel has a write
-			}
+			patiently.True(t, "the kernel has a write", func() bool { return strings.Contains(threadStates(t, pid), "D") })
 			if err := child.Process.Kill(); err != nil {
 				t.Fatal(err)
 			}
-			for strings.Trim(threadStates(t, pid), "DZX") != "" { // until it runs no more
-			}
+			patiently.True(t, "it runs no more", func() bool { return strings.Trim(threadStates(t, pid), "DZX") == "" })
 			d := open(t, root, v.options)
 			lock := &host.Op{Kind: host.OpOpen, Path: "file", Flags: host.Lock | host.Direct}
 			if err := host.Do(d, lock); !fault.Is(err, fault.Busy) {
 				t.Fatalf("locking a file that a dead process still writes: %v, want busy", err)
 			}
 			thaw()
-			for host.Do(d, lock) != nil {
-				if !fault.Is(lock.Err, fault.Busy) {
-					t.Fatal(lock.Err)
+			patiently.Until(t, func() error {
+				err := host.Do(d, lock)
+				if err != nil && !fault.Is(err, fault.Busy) {
+					t.Fatal(err)
 				}
-			}
+				return err
+			})
 			write(t, d, lock.File)
 			_ = child.Wait() // what is left of it is gone now
 			compare(t, d, lock.File)

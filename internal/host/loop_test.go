@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/holdfast-io/holdfast/internal/fault"
+	"github.com/holdfast-io/holdfast/internal/host/patiently"
 	"golang.org/x/sys/unix"
 )
 
@@ -26,7 +27,7 @@ func on(t *testing.T, l *Loop, f func()) {
 	if !l.Post(func() { defer close(done); f() }) {
 		t.Fatal("the loop has ended")
 	}
-	<-done
+	patiently.From(t, done)
 }
 
 func TestPostsRunInOrderOnOneThread(t *testing.T) {
@@ -70,7 +71,7 @@ func TestNoWakeUpIsLost(t *testing.T) {
 		answer := make(chan struct{}, 1)
 		for i := range 5000 {
 			l.Post(func() { answer <- struct{}{} })
-			<-answer
+			patiently.From(t, answer)
 			for range i % 50 { // vary the moment
 				runtime.Gosched()
 			}
@@ -201,7 +202,7 @@ func TestDisksShareALoop(t *testing.T) {
 				}
 			}
 		})
-		<-ended
+		patiently.From(t, ended)
 		on(t, l, func() {
 			for i, d := range dirs {
 				f := mustOpen(t, d, "file", 0)
@@ -280,7 +281,7 @@ func TestTimersFireInOrderOfTime(t *testing.T) {
 			})
 			last.Set(now + 6*time.Millisecond)
 		})
-		<-ended
+		patiently.From(t, ended)
 		if want := []int{1, 2, 3, 4, 5}; !slices.Equal(fired, want) {
 			t.Errorf("fired %v, want %v", fired, want)
 		}
@@ -303,7 +304,7 @@ func TestTimerSetAnewFromItself(t *testing.T) {
 		})
 		timer.Set(0)
 	})
-	<-ended
+	patiently.From(t, ended)
 }
 
 func TestClockCountsOn(t *testing.T) {

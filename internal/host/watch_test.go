@@ -5,6 +5,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/holdfast-io/holdfast/internal/host/patiently"
 )
 
 // sockets returns two connected non-blocking sockets.
@@ -65,7 +67,7 @@ func TestWatchesServeSockets(t *testing.T) {
 			}).Arm()
 			send(a, 0)
 		})
-		<-ended
+		patiently.From(t, ended)
 	})
 }
 
@@ -86,17 +88,13 @@ func TestWatchFiresOnceAnArm(t *testing.T) {
 			t.Fatal("a watch fired that was not armed")
 		}
 		on(t, l, func() { w.Arm(); w.Arm() })
-		for fired.Load() == 0 {
-			fence()
-		}
+		patiently.True(t, "the watch fires", func() bool { fence(); return fired.Load() > 0 })
 		fence()
 		if fired.Load() != 1 {
 			t.Fatalf("a watch that was armed once fired %d times", fired.Load())
 		}
 		on(t, l, func() { w.Arm() }) // still readable: level, not edge
-		for fired.Load() == 1 {
-			fence()
-		}
+		patiently.True(t, "the watch fires again", func() bool { fence(); return fired.Load() > 1 })
 		on(t, l, func() { w.Arm(); w.Close(); w.Arm() })
 		fence()
 		fence()
@@ -116,7 +114,7 @@ func TestWatchesForReadingAndWritingOneDescriptor(t *testing.T) {
 			l.Watch(a, Readable, func() { close(readable) }).Arm()
 			l.Watch(a, Writable, func() { close(writable) }).Arm()
 		})
-		<-writable
+		patiently.From(t, writable)
 		select {
 		case <-readable:
 			t.Fatal("readable before anything was written")
@@ -125,7 +123,7 @@ func TestWatchesForReadingAndWritingOneDescriptor(t *testing.T) {
 		if _, err := unix.Write(b, []byte("x")); err != nil {
 			t.Fatal(err)
 		}
-		<-readable
+		patiently.From(t, readable)
 	})
 }
 
@@ -141,7 +139,7 @@ func TestHangUpFiresWatch(t *testing.T) {
 		fired := make(chan struct{})
 		on(t, l, func() { l.Watch(fds[0], Readable, func() { close(fired) }).Arm() })
 		closeFD(fds[1])
-		<-fired
+		patiently.From(t, fired)
 	})
 }
 
@@ -173,7 +171,7 @@ func TestManyWatches(t *testing.T) {
 		}
 		seen := map[int]bool{}
 		for range count / 2 {
-			seen[<-fired] = true
+			seen[patiently.From(t, fired)] = true
 		}
 		for i := range ends {
 			if seen[i] != (i%2 == 1) {

@@ -71,6 +71,7 @@ var rooms = []room{
 // testOnly are packages for tests that live under a room. Tests anywhere above the
 // room import them, and so do the rooms beside the house; the product does not.
 var testOnly = map[string]string{
+	"internal/host/patiently":      "it ends tests",
 	"internal/host/simdisk":        "a disk that loses, tears and rots by seed has no place in a product",
 	"internal/host/hosttest":       "the conformance suite imports testing",
 	"internal/wire/link/linktest":  "an authority that certifies whoever asks",

@@ -1,5 +1,7 @@
 package node
 
+import "github.com/holdfast-io/holdfast/internal/host/patiently"
+
 // kill ends the node as the death of its process would: nothing is flushed, saved or
 // said.
 func (n *rigNode) kill() {
@@ -22,9 +24,9 @@ func (n *rigNode) kill() {
 		}
 	})
 	n.cancel()
-	n.working.Wait()
+	patiently.Return(n.g.t, n.working.Wait)
 	n.loop.Stop()
-	<-n.ran
+	patiently.From(n.g.t, n.ran)
 	n.loop.Close()
 	n.Node = nil
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/holdfast-io/holdfast/internal/block"
 	"github.com/holdfast-io/holdfast/internal/fault"
 	"github.com/holdfast-io/holdfast/internal/host"
+	"github.com/holdfast-io/holdfast/internal/host/patiently"
 	"github.com/holdfast-io/holdfast/internal/spec"
 	"github.com/holdfast-io/holdfast/internal/store"
 )
@@ -180,7 +181,7 @@ func (n *rigNode) attach() *volume {
 		v.b = newBackend(v.h, 8)
 		v.h.whenServing(func(err error) { serving <- err })
 	})
-	must(n.g.t, <-serving)
+	must(n.g.t, patiently.From(n.g.t, serving))
 	return v
 }
 
@@ -190,7 +191,7 @@ func (v *volume) request(op attach.Op, offset int64, buf []byte, length int64) e
 	r := &attach.Request{Op: op, Offset: offset, Length: length, Buf: buf}
 	r.Done = func(r *attach.Request) { done <- r.Err }
 	v.n.loop.Post(func() { v.b.Submit(r) })
-	return <-done
+	return patiently.From(v.n.g.t, done)
 }
 
 func (v *volume) write(offset int64, fill byte, length int) {
@@ -211,12 +212,11 @@ func (v *volume) holds(offset int64, fill byte, length int) {
 
 // await waits for the record to be so.
 func (g *rig) await(so func(spec.Record) bool) {
-	for tick := time.NewTicker(time.Millisecond); ; <-tick.C {
-		if so(g.record.now()) {
-			return
+	g.t.Helper()
+	patiently.Until(g.t, func() error {
+		if now := g.record.now(); !so(now) {
+			return fmt.Errorf("the record stays %+v", now)
 		}
-		if g.t.Context().Err() != nil {
-			g.t.Fatalf("the record stays %+v", g.record.now())
-		}
-	}
+		return nil
+	})
 }

@@ -22,6 +22,7 @@ import (
 	"github.com/holdfast-io/holdfast/internal/attach/errand"
 	"github.com/holdfast-io/holdfast/internal/attach/keeper"
 	"github.com/holdfast-io/holdfast/internal/block"
+	"github.com/holdfast-io/holdfast/internal/host/patiently"
 	"github.com/holdfast-io/holdfast/internal/pool"
 	"github.com/holdfast-io/holdfast/internal/spec"
 	"github.com/holdfast-io/holdfast/internal/state"
@@ -78,13 +79,13 @@ func newMachine(t *testing.T) *machine {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait() // killed
 	})
-	for tick := time.NewTicker(time.Millisecond); ; <-tick.C {
+	patiently.Until(t, func() error {
 		c, err := keeper.DialTool(t.Context(), socket)
 		if err == nil {
 			c.Close()
-			break
 		}
-	}
+		return err
+	})
 	log := slog.New(slog.NewTextHandler(io.Discard, nil))
 	if testing.Verbose() {
 		log = slog.New(slog.NewTextHandler(os.Stderr, nil))
@@ -103,7 +104,7 @@ func (m *machine) start() {
 	go func() { ended <- Run(ctx, m.o) }()
 	m.end = func() {
 		cancel()
-		must(m.t, <-ended)
+		must(m.t, patiently.From(m.t, ended))
 	}
 }
 

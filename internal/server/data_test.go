@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	v1 "github.com/holdfast-io/holdfast/api/holdfast/v1"
+	"github.com/holdfast-io/holdfast/internal/host/patiently"
 	"github.com/holdfast-io/holdfast/internal/server"
 	"github.com/holdfast-io/holdfast/internal/server/servertest"
 )
@@ -37,7 +38,7 @@ func TestPagesOfTheDataProcessAreShown(t *testing.T) {
 		defer close(done)
 		_ = data.Serve(l) // it ends when it is closed
 	}()
-	t.Cleanup(func() { _ = data.Close(); <-done })
+	t.Cleanup(func() { _ = data.Close(); patiently.From(t, done) })
 	if text := metrics(); !strings.Contains(text, "\nholdfast_data_reachable 1\n") || !strings.Contains(text, "\nholdfast_volume_in_flight{volume=\"db\"} 7\n") {
 		t.Errorf("with a data process:\n%s", text)
 	}

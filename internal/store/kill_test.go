@@ -13,10 +13,12 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/holdfast-io/holdfast/internal/block"
 	"github.com/holdfast-io/holdfast/internal/fault"
 	"github.com/holdfast-io/holdfast/internal/host"
+	"github.com/holdfast-io/holdfast/internal/host/patiently"
 )
 
 // childEnv has the test binary work on a replica below the directory that it names,
@@ -101,7 +103,7 @@ func submitAll(d host.Disk, r *Replica, round uint64) error {
 		r.Submit(q)
 	}
 	for left > 0 {
-		d.Poll(-1)
+		mustPoll(d)
 	}
 	return failed
 }
@@ -110,18 +112,25 @@ func awaitOn(d host.Disk, f func(done func(error))) (err error) {
 	finished := false
 	f(func(e error) { finished, err = true, e })
 	for !finished {
-		d.Poll(-1)
+		mustPoll(d)
 	}
 	return err
 }
 
+// mustPoll lets the disk go on. Who waits while nothing is in flight would wait for ever.
+func mustPoll(d host.Disk) {
+	if d.Poll(-1) == 0 && d.InFlight() == 0 {
+		panic("the replica waits, and no disk operation is in flight")
+	}
+}
+
 // openWhenFree opens the replica, once a dead process has let go of it.
 func openWhenFree(d host.Disk) (r *Replica, err error) {
-	for {
+	for end := time.Now().Add(patiently.Patience); ; {
 		err = awaitOn(d, func(done func(error)) {
 			Open(d, "v", Options{Boot: host.Boot(), FilesMax: 8, TablesMax: 16, JournalBlocks: 64}, func(got *Replica, err error) { r = got; done(err) })
 		})
-		if !fault.Is(err, fault.Busy) {
+		if !fault.Is(err, fault.Busy) || time.Now().After(end) {
 			return r, err
 		}
 	}
@@ -180,10 +189,18 @@ func startWorker(t *testing.T, root string) *worker {
 	}
 	t.Cleanup(w.kill)
 	w.out = bufio.NewReader(out)
-	if line, err := w.out.ReadString('\n'); line != "open\n" {
+	if line, err := w.line(); line != "open\n" {
 		t.Fatalf("the process said %q: %v", line, err)
 	}
 	return w
+}
+
+// line returns what the process says next. One that says nothing is killed, which is an
+// error here.
+func (w *worker) line() (string, error) {
+	silent := time.AfterFunc(patiently.Patience, func() { _ = w.cmd.Process.Kill() })
+	defer silent.Stop()
+	return w.out.ReadString('\n')
 }
 
 func (w *worker) kill() {
@@ -225,7 +242,10 @@ func roundTags(round uint64) map[int]uint64 {
 func (k *killedWork) hear(t *testing.T, w *worker, lines int) {
 	t.Helper()
 	for n := 0; ; n++ {
-		line, err := w.out.ReadString('\n')
+		line, err := w.line()
+		if err != nil && n <= lines {
+			t.Fatalf("the process said %d lines of %d: %v", n, lines, err)
+		}
 		if err != nil {
 			break
 		}

@@ -50,7 +50,7 @@ func TestWritesToCleanRegionsShareACommit(t *testing.T) {
 		x.submit(writeOf(n*2*block.PerRegion, 1, 1), func(err error) { x.must(err); left-- })
 	}
 	for left > 0 {
-		x.disk.Poll(-1)
+		mustPoll(x.disk)
 	}
 	if n := x.count("sync v/regions"); n > 2 {
 		t.Errorf("%d commits for writes that came together", n)

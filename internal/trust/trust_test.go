@@ -12,6 +12,7 @@ import (
 
 	"github.com/holdfast-io/holdfast/internal/block"
 	"github.com/holdfast-io/holdfast/internal/fault"
+	"github.com/holdfast-io/holdfast/internal/host/patiently"
 	"github.com/holdfast-io/holdfast/internal/trust"
 )
 
@@ -65,7 +66,7 @@ func shake(t testing.TB, client, server *tls.Config) (c, s tls.ConnectionState, 
 	} else {
 		near.Close()
 	}
-	serr = <-ends
+	serr = patiently.From(t, ends)
 	return left.ConnectionState(), right.ConnectionState(), cerr, serr
 }
 

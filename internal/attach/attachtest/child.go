@@ -16,6 +16,7 @@ import (
 	"github.com/holdfast-io/holdfast/internal/attach"
 	"github.com/holdfast-io/holdfast/internal/fault"
 	"github.com/holdfast-io/holdfast/internal/host"
+	"github.com/holdfast-io/holdfast/internal/host/patiently"
 )
 
 const childEnv = "HOLDFAST_ATTACHTEST_CHILD"
@@ -98,22 +99,23 @@ func (c *child) tell(command string) {
 // await reads what the process says until it says want.
 func (c *child) await(want string) {
 	c.t.Helper()
-	for line := range c.lines {
-		if line == want {
+	for {
+		switch line, alive := patiently.Next(c.t, c.lines); {
+		case !alive:
+			c.t.Fatalf("the child process ended before it said %q", want)
+		case line == want:
 			return
-		}
-		if strings.HasPrefix(line, "failed") {
+		case strings.HasPrefix(line, "failed"):
 			c.t.Fatalf("the child process %s, before it said %q", line, want)
 		}
 	}
-	c.t.Fatalf("the child process ended before it said %q", want)
 }
 
 // ask sends the process a command and returns its answer.
 func (c *child) ask(command string) string {
 	c.t.Helper()
 	c.tell(command)
-	line, ok := <-c.lines
+	line, ok := patiently.Next(c.t, c.lines)
 	if !ok {
 		c.t.Fatalf("the child process ended instead of an answer to %q", command)
 	}
@@ -142,7 +144,8 @@ func (c *child) kill() {
 func (c *child) end() {
 	c.t.Helper()
 	c.dead.Do(func() {
-		for range c.lines {
+		for alive := true; alive; {
+			_, alive = patiently.Next(c.t, c.lines)
 		}
 		if err := c.cmd.Wait(); err != nil {
 			c.t.Errorf("the child process: %v", err)
@@ -286,7 +289,7 @@ func (c *served) obey(commands <-chan string) error {
 		var err error
 		var n int
 		if _, scanErr := fmt.Sscanf(command, "hold %d", &n); scanErr == nil {
-			c.gate.Await(n)
+			err = c.gate.Await(n)
 			command = "held"
 		}
 		switch command {

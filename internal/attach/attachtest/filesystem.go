@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/holdfast-io/holdfast/internal/host/patiently"
 )
 
 // RunFilesystems puts filesystems on devices that outlive their process, and fio
@@ -102,6 +104,9 @@ func (o *outliving) mount(fs filesystem) (dir string, unmount func()) {
 	return dir, unmount
 }
 
+// disturbedMax is how long one command may take while it is disturbed all the time.
+const disturbedMax = 5 * patience
+
 // through runs a command, and disturbs the device again and again until it ends. It
 // must succeed. The number of disturbances is returned.
 func (o *outliving) through(disturb func(*outliving), name string, args ...string) (n int) {
@@ -113,7 +118,7 @@ func (o *outliving) through(disturb func(*outliving), name string, args ...strin
 	if err := cmd.Start(); err != nil {
 		o.t.Fatal(err)
 	}
-	ended := background(cmd.Wait)
+	ended, limit := background(cmd.Wait), time.After(disturbedMax)
 	for {
 		select {
 		case err := <-ended:
@@ -121,6 +126,8 @@ func (o *outliving) through(disturb func(*outliving), name string, args ...strin
 				o.t.Fatalf("%s after %d disturbances: %v\n%s", name, n, err, out.String())
 			}
 			return n
+		case <-limit:
+			o.t.Fatalf("%s goes on after %s and %d disturbances", name, disturbedMax, n)
 		default:
 			disturb(o)
 			n++
@@ -310,7 +317,7 @@ func tightMemory(t *testing.T, s Suite) {
 	case <-time.After(patience):
 		t.Error("the writer hangs")
 		o.rescue()
-		<-done
+		patiently.From(t, done)
 	}
 	unmount()
 	o.end()

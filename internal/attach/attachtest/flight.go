@@ -9,6 +9,7 @@ import (
 	"github.com/holdfast-io/holdfast/internal/attach"
 	"github.com/holdfast-io/holdfast/internal/fault"
 	"github.com/holdfast-io/holdfast/internal/host"
+	"github.com/holdfast-io/holdfast/internal/host/patiently"
 )
 
 var errMedia = fault.E("test", fault.Media, [16]byte{}, errors.New("broken on purpose"))
@@ -34,13 +35,13 @@ func manyInFlight(t *testing.T, s Suite) {
 	}
 	r.gate.Close()
 	wg := each(func(i int) error { return c.Write(data[i], int64(i)<<16) })
-	r.gate.Await(count)
+	r.must(r.gate.Await(count))
 	r.gate.Open()
 	wg.Wait()
 	r.gate.Close()
 	got := make([][]byte, count)
 	wg = each(func(i int) error { got[i] = host.Buffer(len(data[i])); return c.Read(got[i], int64(i)<<16) })
-	r.gate.Await(count)
+	r.must(r.gate.Await(count))
 	r.gate.Open()
 	wg.Wait()
 	for i := range data {
@@ -89,14 +90,14 @@ func notEarly(t *testing.T, s Suite) {
 	} {
 		r.gate.Close()
 		done := background(f)
-		r.gate.Await(1)
+		r.must(r.gate.Await(1))
 		select {
 		case err := <-done:
 			t.Errorf("answered (%v) while the backend holds it", err)
 		default:
 		}
 		r.gate.Open()
-		r.must(<-done)
+		r.must(patiently.From(t, done))
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -22,7 +23,7 @@ func modelThrough(t *testing.T, s Suite, fs filesystem, ops int, disturb func(*o
 	dir, unmount := o.mounted(fs)
 	x := &fsx{path: filepath.Join(dir, "file"), rand: rand.New(rand.NewPCG(1, rand.Uint64()))}
 	done := background(func() error { return x.run(ops) })
-	n := 0
+	n, limit := 0, time.After(disturbedMax)
 	for err, running := error(nil), true; running; {
 		select {
 		case err = <-done:
@@ -30,6 +31,8 @@ func modelThrough(t *testing.T, s Suite, fs filesystem, ops int, disturb func(*o
 				t.Fatalf("after %d operations and %d disturbances: %v", x.done, n, err)
 			}
 			running = false
+		case <-limit:
+			t.Fatalf("the operations go on after %s and %d disturbances", disturbedMax, n)
 		default:
 			disturb(o)
 			n++

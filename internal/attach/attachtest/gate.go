@@ -2,8 +2,10 @@ package attachtest
 
 import (
 	"sync"
+	"time"
 
 	"github.com/holdfast-io/holdfast/internal/attach"
+	"github.com/holdfast-io/holdfast/internal/fault"
 )
 
 // Gate stands before a backend: it holds requests back and fails them, when told to.
@@ -55,13 +57,25 @@ func (g *Gate) Close() {
 	g.closed = true
 }
 
-// Await waits until n requests are held back.
-func (g *Gate) Await(n int) {
+// Await waits until n requests are held back, but not for ever.
+func (g *Gate) Await(n int) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	late := false
+	end := time.AfterFunc(patience, func() {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		late = true
+		g.changed.Broadcast()
+	})
+	defer end.Stop()
 	for len(g.held) < n {
+		if late {
+			return fault.Errorf("attachtest.Await", fault.Timeout, "%d of %d requests came in %s", len(g.held), n, patience)
+		}
 		g.changed.Wait()
 	}
+	return nil
 }
 
 // Held returns how many requests are held back, and Passed how many were not.

@@ -14,6 +14,7 @@ import (
 	"github.com/holdfast-io/holdfast/internal/attach"
 	"github.com/holdfast-io/holdfast/internal/fault"
 	"github.com/holdfast-io/holdfast/internal/host"
+	"github.com/holdfast-io/holdfast/internal/host/patiently"
 )
 
 func resize(t *testing.T, s Suite) {
@@ -74,9 +75,8 @@ func resizeUnderLoad(t *testing.T, s Suite) {
 		})
 	}
 	for i := range int64(20) {
-		for before := done.Load(); done.Load() < before+8 && !t.Failed(); {
-			r.must(c.Flush())
-		}
+		before := done.Load()
+		patiently.True(t, "requests are done", func() bool { r.must(c.Flush()); return done.Load() >= before+8 || t.Failed() })
 		next := volumeSize + (i+1)<<20
 		r.strict.Size.Store(next)
 		r.must(r.front.Resize(r.patient(), next))
@@ -180,12 +180,12 @@ func abort(t *testing.T, s Suite) {
 	r.gate.Close()
 	write := background(func() error { return c.Write(host.Buffer(4096), 0) })
 	read := background(func() error { return c.Read(host.Buffer(1<<20), 1<<20) })
-	r.gate.Await(2)
+	r.must(r.gate.Await(2))
 	r.must(r.front.Abort())
-	if err := <-write; err == nil {
+	if err := patiently.From(t, write); err == nil {
 		t.Error("a write that the backend never did succeeded")
 	}
-	if err := <-read; err == nil {
+	if err := patiently.From(t, read); err == nil {
 		t.Error("a read that the backend never did succeeded")
 	}
 	if err := c.Write(host.Buffer(4096), 8192); err == nil {
@@ -197,7 +197,7 @@ func abort(t *testing.T, s Suite) {
 	default:
 	}
 	r.gate.Open()
-	<-r.front.Ended()
+	patiently.From(t, r.front.Ended())
 	r.must(r.front.Err())
 	r.must(r.front.Abort()) // again is nothing
 }
@@ -207,7 +207,7 @@ func abortThenStart(t *testing.T, s Suite) {
 	for range 3 {
 		c := r.client()
 		r.must(r.front.Abort())
-		<-r.front.Ended()
+		patiently.From(t, r.front.Ended())
 		if err := c.Flush(); err == nil {
 			err = c.Read(host.Buffer(4096), 0)
 			if err == nil {
@@ -243,11 +243,11 @@ func abortMeets(t *testing.T, s Suite) {
 				<-time.After(rand.N(30 * time.Millisecond))
 			}
 			r.must(r.front.Abort())
-			<-r.front.Ended()
-			if err := <-done; err == nil && i == 2 && s.Rescue != nil {
+			patiently.From(t, r.front.Ended())
+			if err := patiently.From(t, done); err == nil && i == 2 && s.Rescue != nil {
 				s.Rescue(r.dir) // handed over in time: the abort came too late
 			}
-			<-write // with whatever result
+			patiently.From(t, write) // with whatever result
 			c.Close()
 			if _, err := os.Lstat(filepath.Join(linkDir(r.dir), "vol")); err == nil && i < 2 {
 				t.Error("the link is still there")
@@ -264,7 +264,7 @@ func handOver(t *testing.T, s Suite) {
 	for range 10 {
 		load.await(50)
 		r.must(r.front.HandOver(r.patient()))
-		<-r.front.Ended()
+		patiently.From(t, r.front.Ended())
 		r.must(r.front.Err())
 		fenced := false
 		r.start(r.options(func(o *attach.Options) {
@@ -286,15 +286,15 @@ func handOverLate(t *testing.T, s Suite) {
 	r.gate.Close()
 	data := r.noise(4096)
 	write := background(func() error { return c.Write(data, 0) })
-	r.gate.Await(1)
+	r.must(r.gate.Await(1))
 	ctx, cancel := context.WithCancel(context.Background())
 	over := background(func() error { return r.front.HandOver(ctx) })
 	cancel()
-	if err := <-over; err == nil {
+	if err := patiently.From(t, over); err == nil {
 		t.Error("handed over with a request in flight")
 	}
 	r.gate.Open()
-	r.must(<-write)
+	r.must(patiently.From(t, write))
 	r.expect(c, 0, data)
 }
 
@@ -302,7 +302,7 @@ func fenceFails(t *testing.T, s Suite) {
 	r := newRig(t, s, nil)
 	c := r.client()
 	r.must(r.front.HandOver(r.patient()))
-	<-r.front.Ended()
+	patiently.From(t, r.front.Ended())
 	passed := r.gate.Passed()
 	data := r.noise(4096)
 	write := background(func() error { return c.Write(data, 0) })
@@ -323,6 +323,6 @@ func fenceFails(t *testing.T, s Suite) {
 		t.Error("a request reached the backend though the fence failed")
 	}
 	r.start(r.options(nil))
-	r.must(<-write)
+	r.must(patiently.From(t, write))
 	r.expect(c, 0, data)
 }

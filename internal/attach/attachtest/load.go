@@ -7,8 +7,10 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/holdfast-io/holdfast/internal/host"
+	"github.com/holdfast-io/holdfast/internal/host/patiently"
 )
 
 // load works a device from many goroutines, each in blocks of its own, writing and
@@ -80,7 +82,7 @@ func newUser(l *load, i, n int) *user {
 func (l *load) stop() {
 	l.t.Helper()
 	l.stopped.Store(true)
-	l.ended.Wait()
+	patiently.Return(l.t, l.ended.Wait)
 	if l.bad() {
 		return
 	}
@@ -98,7 +100,10 @@ func (l *load) stop() {
 func (l *load) await(n int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for until := l.done.Load() + n; l.done.Load() < until && !l.failed; {
+	until := l.done.Load() + n
+	end := time.AfterFunc(patience, func() { l.fail("%d requests are missing after %s", until-l.done.Load(), patience) })
+	defer end.Stop()
+	for l.done.Load() < until && !l.failed {
 		l.changed.Wait()
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/holdfast-io/holdfast/internal/host"
+	"github.com/holdfast-io/holdfast/internal/host/patiently"
 )
 
 // outliving is a device that one process after the other serves from a file.
@@ -185,7 +186,7 @@ func fenceFirst(t *testing.T, s Suite) {
 	second.tell("fence")
 	second.await("ready")
 	for _, done := range []<-chan error{before, after} {
-		if err := <-done; err != nil {
+		if err := patiently.From(t, done); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -243,7 +244,7 @@ func (o *outliving) dieWith(requests ...func() error) {
 	o.child.kill()
 	o.serve(nil).await("ready")
 	for i, done := range pending {
-		if err := <-done; err != nil {
+		if err := patiently.From(o.t, done); err != nil {
 			o.t.Errorf("request %d: %v", i, err)
 		}
 	}

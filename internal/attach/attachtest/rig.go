@@ -14,6 +14,7 @@ import (
 	"github.com/holdfast-io/holdfast/internal/attach"
 	"github.com/holdfast-io/holdfast/internal/block"
 	"github.com/holdfast-io/holdfast/internal/host"
+	"github.com/holdfast-io/holdfast/internal/host/patiently"
 )
 
 // patience bounds what would otherwise hang for ever when a front end is wrong; no
@@ -70,7 +71,7 @@ func runLoop(t testing.TB) *host.Loop {
 	go func() { defer close(ended); l.Run(context.Background()) }()
 	t.Cleanup(func() {
 		l.Stop()
-		<-ended
+		patiently.From(t, ended)
 		l.Close()
 	})
 	return l
@@ -124,7 +125,7 @@ func (r *rig) tryStart(o attach.Options) error {
 		r.t.Fatalf("make a front end: %v", err)
 	}
 	if err := f.Start(r.patient()); err != nil {
-		<-f.Ended()
+		patiently.From(r.t, f.Ended())
 		free()
 		return err
 	}
@@ -136,7 +137,7 @@ func (r *rig) tryStart(o attach.Options) error {
 			if err := f.Abort(); err != nil {
 				r.t.Errorf("abort in clean-up: %v", err)
 			}
-			<-f.Ended()
+			patiently.From(r.t, f.Ended())
 		}
 		free()
 	})
@@ -160,7 +161,7 @@ func (r *rig) client() Client {
 func (r *rig) stop() {
 	r.t.Helper()
 	r.must(r.front.Stop(r.patient()))
-	<-r.front.Ended()
+	patiently.From(r.t, r.front.Ended())
 	r.must(r.front.Err())
 }
 

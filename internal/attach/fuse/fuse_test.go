@@ -16,6 +16,7 @@ import (
 	"github.com/holdfast-io/holdfast/internal/attach/errand"
 	"github.com/holdfast-io/holdfast/internal/attach/keeper"
 	"github.com/holdfast-io/holdfast/internal/attach/loopdev"
+	"github.com/holdfast-io/holdfast/internal/host/patiently"
 )
 
 const keeperEnv = "HOLDFAST_FUSE_TEST_KEEPER"
@@ -79,15 +80,14 @@ func startKeeper(t testing.TB, dir string) *exec.Cmd {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { stopKeeper(cmd) })
-	for tick := time.NewTicker(time.Millisecond); ; <-tick.C {
-		if c, err := keeper.DialTool(t.Context(), socketOf(dir)); err == nil {
+	patiently.Until(t, func() error {
+		c, err := keeper.DialTool(t.Context(), socketOf(dir))
+		if err == nil {
 			c.Close()
-			return cmd
 		}
-		if t.Context().Err() != nil {
-			t.Fatal("the keeper does not answer")
-		}
-	}
+		return err
+	})
+	return cmd
 }
 
 func stopKeeper(cmd *exec.Cmd) {

@@ -18,6 +18,7 @@ import (
 	"github.com/holdfast-io/holdfast/internal/block"
 	"github.com/holdfast-io/holdfast/internal/fault"
 	"github.com/holdfast-io/holdfast/internal/host"
+	"github.com/holdfast-io/holdfast/internal/host/patiently"
 )
 
 // desk is where front ends are made in this process.
@@ -44,7 +45,7 @@ func newDesk(t *testing.T) *desk {
 	}
 	ended := make(chan struct{})
 	go func() { defer close(ended); d.loop.Run(context.Background()) }()
-	t.Cleanup(func() { d.loop.Stop(); <-ended; d.loop.Close() })
+	t.Cleanup(func() { d.loop.Stop(); patiently.From(t, ended); d.loop.Close() })
 	d.dial()
 	return d
 }
@@ -52,7 +53,7 @@ func newDesk(t *testing.T) *desk {
 // dial connects to the keeper that answers now.
 func (d *desk) dial() {
 	d.t.Helper()
-	c, err := keeper.Dial(d.t.Context(), socketOf(d.dir))
+	c, err := keeper.Dial(patiently.Context(d.t), socketOf(d.dir))
 	if err != nil {
 		d.t.Fatal(err)
 	}
@@ -83,14 +84,14 @@ func (d *desk) make(change func(*attach.Options, *Config)) *Frontend {
 func (d *desk) start(change func(*attach.Options, *Config)) *Frontend {
 	d.t.Helper()
 	f := d.make(change)
-	if err := f.Start(d.t.Context()); err != nil {
+	if err := f.Start(patiently.Context(d.t)); err != nil {
 		d.t.Fatal(err)
 	}
 	d.t.Cleanup(func() {
 		if err := f.Abort(); err != nil {
 			d.t.Error(err)
 		}
-		<-f.Ended()
+		patiently.From(d.t, f.Ended())
 	})
 	return f
 }
@@ -122,20 +123,20 @@ func TestKeeperDiesAndIsReplaced(t *testing.T) {
 	data := host.Buffer(4096)
 	for range 3 {
 		kill(d.keeper)
-		<-d.client.Lost()
+		patiently.From(t, d.client.Lost())
 		must(t, c.Write(data, 0))
-		wantKind(t, f.HandOver(t.Context()), fault.Unavailable)
+		wantKind(t, f.HandOver(patiently.Context(t)), fault.Unavailable)
 		must(t, c.Write(data, 0)) // goes on here
 		d.keeper = startKeeper(t, d.dir)
 		d.dial()
-		must(t, f.Keep(t.Context(), d.client))
+		must(t, f.Keep(patiently.Context(t), d.client))
 		must(t, c.Write(data, 4096))
-		must(t, f.HandOver(t.Context()))
+		must(t, f.HandOver(patiently.Context(t)))
 		f = d.start(nil)
 		must(t, c.Read(data, 4096))
 	}
 	c.Close()
-	must(t, f.Stop(t.Context()))
+	must(t, f.Stop(patiently.Context(t)))
 }
 
 // Stopping needs no keeper that lives.
@@ -143,10 +144,10 @@ func TestDeviceIsStoppedWithoutItsKeeper(t *testing.T) {
 	d := newDesk(t)
 	f := d.start(nil)
 	kill(d.keeper)
-	<-d.client.Lost()
-	wantKind(t, f.Stop(t.Context()), fault.Unavailable)
+	patiently.From(t, d.client.Lost())
+	wantKind(t, f.Stop(patiently.Context(t)), fault.Unavailable)
 	must(t, f.Abort())
-	<-f.Ended()
+	patiently.From(t, f.Ended())
 	must(t, f.Err())
 }
 
@@ -174,19 +175,19 @@ func TestBothDieAndTheVolumeIsAttachedAnew(t *testing.T) {
 	}
 
 	sweep := attach.SweepOptions{Node: attachtest.NodeOf(d.dir), LinkDir: filepath.Join(d.dir, "dev")}
-	left, err := attach.Sweep(t.Context(), sweep)
+	left, err := attach.Sweep(patiently.Context(t), sweep)
 	must(t, err)
 	if len(left) != 1 || left[0].Volume != "vol" || left[0].Gone || len(left[0].Mounts) != 1 || left[0].Mounts[0] != dir {
 		t.Fatalf("found %+v, want a device that is mounted at %s", left, dir)
 	}
 	sweep.Unmount = true
-	left, err = attach.Sweep(t.Context(), sweep)
+	left, err = attach.Sweep(patiently.Context(t), sweep)
 	must(t, err)
 	if len(left) != 1 || left[0].Gone { // c has it open
 		t.Errorf("found %+v, want a device that is open", left)
 	}
 	c.Close()
-	left, err = attach.Sweep(t.Context(), sweep)
+	left, err = attach.Sweep(patiently.Context(t), sweep)
 	must(t, err)
 	if len(left) != 0 {
 		t.Errorf("found %+v, want nothing", left)
@@ -221,12 +222,12 @@ func TestSweepSparesTheLiving(t *testing.T) {
 	stale := filepath.Join(d.dir, "dev", "stale")
 	must(t, os.Symlink(f.Device().Path, stale))
 
-	entries, err := d.client.List(t.Context())
+	entries, err := d.client.List(patiently.Context(t))
 	must(t, err)
 	if v := Left(entries); len(v) != 2 || v[1].Name != "vol" || v[1].Volume != (block.VolumeID{1}) {
 		t.Errorf("the keeper has %v", v)
 	}
-	left, err := attach.Sweep(t.Context(), attach.SweepOptions{Node: attachtest.NodeOf(d.dir),
+	left, err := attach.Sweep(patiently.Context(t), attach.SweepOptions{Node: attachtest.NodeOf(d.dir),
 		LinkDir: filepath.Join(d.dir, "dev"), Keep: Connections(entries)})
 	must(t, err)
 	if len(left) != 0 {
@@ -253,7 +254,7 @@ func TestAbortFromOutside(t *testing.T) {
 	wantKind(t, attach.Abort(block.NodeID{}, "vol"), fault.NotFound)
 	must(t, c.Write(host.Buffer(4096), 0))
 	must(t, attach.Abort(attachtest.NodeOf(d.dir), "vol"))
-	<-f.Ended()
+	patiently.From(t, f.Ended())
 	wantKind(t, f.Err(), fault.Canceled)
 	if err := c.Write(host.Buffer(4096), 0); err == nil {
 		t.Error("a write succeeded")
@@ -265,7 +266,7 @@ func TestAbortedWhileNobodyServes(t *testing.T) {
 	d := newDesk(t)
 	f := d.start(nil)
 	c := attachtest.OpenDevice(t, f.Device().Link)
-	must(t, f.HandOver(t.Context()))
+	must(t, f.HandOver(patiently.Context(t)))
 	must(t, attach.Abort(attachtest.NodeOf(d.dir), "vol"))
 	f = d.start(func(o *attach.Options, _ *Config) {
 		o.Fence = func(func(error)) { t.Error("a new device calls the fence") }
@@ -281,7 +282,7 @@ func TestSuccessorMustAgreeWithTheDevice(t *testing.T) {
 	d := newDesk(t)
 	f := d.start(nil)
 	c := attachtest.OpenDevice(t, f.Device().Link)
-	must(t, f.HandOver(t.Context()))
+	must(t, f.HandOver(patiently.Context(t)))
 	for _, change := range []func(*attach.Options, *Config){
 		func(o *attach.Options, _ *Config) { o.BlockSize = 512 },
 		func(o *attach.Options, _ *Config) { o.ReadOnly = true },
@@ -289,19 +290,19 @@ func TestSuccessorMustAgreeWithTheDevice(t *testing.T) {
 		func(o *attach.Options, _ *Config) { o.Size = 8 << 20 },
 	} {
 		f := d.make(change)
-		wantKind(t, f.Start(t.Context()), fault.Precondition)
-		<-f.Ended()
+		wantKind(t, f.Start(patiently.Context(t)), fault.Precondition)
+		patiently.From(t, f.Ended())
 		wantKind(t, f.Err(), fault.Precondition)
-		wantKind(t, f.Start(t.Context()), fault.Precondition) // once
+		wantKind(t, f.Start(patiently.Context(t)), fault.Precondition) // once
 	}
 	f = d.make(func(o *attach.Options, _ *Config) { o.Volume = block.VolumeID{2} })
-	wantKind(t, f.Start(t.Context()), fault.Exists)
+	wantKind(t, f.Start(patiently.Context(t)), fault.Exists)
 	f = d.make(func(o *attach.Options, _ *Config) { o.Depth, o.LargeDepth = 9, 3 }) // after a clean hand-over
-	must(t, f.Start(t.Context()))
+	must(t, f.Start(patiently.Context(t)))
 	for i := range int64(20) {
 		must(t, c.Write(host.Buffer(1<<20), i%16<<20))
 	}
-	must(t, f.HandOver(t.Context()))
+	must(t, f.HandOver(patiently.Context(t)))
 	d.start(nil)
 	must(t, c.Write(host.Buffer(4096), 0))
 }
@@ -320,7 +321,7 @@ func TestSlotsOfTheDeadKeepTheirNumber(t *testing.T) {
 		}
 	}
 	f := d.make(change(64))
-	wantKind(t, f.Start(t.Context()), fault.Precondition)
+	wantKind(t, f.Start(patiently.Context(t)), fault.Precondition)
 	d.start(change(128))
 }
 
@@ -328,21 +329,21 @@ func TestSlotsOfTheDeadKeepTheirNumber(t *testing.T) {
 func TestAbortWhileTheFenceIsAwaited(t *testing.T) {
 	d := newDesk(t)
 	f := d.start(nil)
-	must(t, f.HandOver(t.Context()))
-	ctx, cancel := context.WithCancel(t.Context())
+	must(t, f.HandOver(patiently.Context(t)))
+	ctx, cancel := context.WithCancel(patiently.Context(t))
 	f = d.make(func(o *attach.Options, _ *Config) { o.Fence = func(func(error)) { cancel() } })
 	wantKind(t, f.Start(ctx), fault.Canceled)
-	<-f.Ended()
+	patiently.From(t, f.Ended())
 
 	fencing := make(chan struct{})
 	f = d.make(func(o *attach.Options, _ *Config) { o.Fence = func(func(error)) { close(fencing) } })
 	started := make(chan error)
-	go func() { started <- f.Start(t.Context()) }()
-	<-fencing
+	go func() { started <- f.Start(patiently.Context(t)) }()
+	patiently.From(t, fencing)
 	must(t, f.Abort())
-	wantKind(t, <-started, fault.Canceled)
-	<-f.Ended()
-	entries, err := d.client.List(t.Context())
+	wantKind(t, patiently.From(t, started), fault.Canceled)
+	patiently.From(t, f.Ended())
+	entries, err := d.client.List(patiently.Context(t))
 	must(t, err)
 	if len(entries) != 0 {
 		t.Errorf("the keeper has %+v", entries)
@@ -357,12 +358,12 @@ func TestStartWithoutErrandsLeavesNothing(t *testing.T) {
 	must(t, err)
 	for _, command := range [][]string{{filepath.Join(d.dir, "nothing")}, {"/bin/true"}} {
 		f := d.make(func(_ *attach.Options, c *Config) { c.Errand = command })
-		if err := f.Start(t.Context()); err == nil || !strings.Contains(err.Error(), "errand") {
+		if err := f.Start(patiently.Context(t)); err == nil || !strings.Contains(err.Error(), "errand") {
 			t.Errorf("start with %q: %v", command, err)
 		}
-		<-f.Ended()
+		patiently.From(t, f.Ended())
 	}
-	entries, err := d.client.List(t.Context())
+	entries, err := d.client.List(patiently.Context(t))
 	must(t, err)
 	if len(entries) != 0 {
 		t.Errorf("the keeper has %+v", entries)

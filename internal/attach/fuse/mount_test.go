@@ -10,6 +10,7 @@ import (
 	"github.com/holdfast-io/holdfast/internal/attach/attachtest"
 	filesystem "github.com/holdfast-io/holdfast/internal/attach/mount"
 	"github.com/holdfast-io/holdfast/internal/fault"
+	"github.com/holdfast-io/holdfast/internal/host/patiently"
 )
 
 // The process that serves a device makes, mounts, freezes and grows the filesystem on it;
@@ -18,7 +19,7 @@ func TestFilesystemOnADeviceOfThisProcess(t *testing.T) {
 	d := newDesk(t)
 	gate := attachtest.NewGate(d.memory, d.loop)
 	f := d.start(func(o *attach.Options, _ *Config) { o.Backend, o.Size = gate, 320<<20 })
-	ctx, link, dir := t.Context(), f.Device().Link, filepath.Join(t.TempDir(), "mnt")
+	ctx, link, dir := patiently.Context(t), f.Device().Link, filepath.Join(t.TempDir(), "mnt")
 	must(t, filesystem.Make(ctx, link, filesystem.MakeOptions{Kind: filesystem.XFS}))
 	must(t, filesystem.Mount(ctx, link, dir, filesystem.Options{Flags: []string{"discard"}}))
 	t.Cleanup(func() { gate.Open(); _ = filesystem.Unmount(context.Background(), dir) })
@@ -37,8 +38,8 @@ func TestFilesystemOnADeviceOfThisProcess(t *testing.T) {
 	go func() {
 		checked <- filesystem.Make(stuck, link, filesystem.MakeOptions{Kind: filesystem.XFS, Force: true})
 	}()
-	gate.Await(1) // the device has been asked, and does not answer
+	must(t, gate.Await(1)) // the device has been asked, and does not answer
 	cancel()
-	wantKind(t, <-checked, fault.Canceled)
+	wantKind(t, patiently.From(t, checked), fault.Canceled)
 	gate.Open()
 }

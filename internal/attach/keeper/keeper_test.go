@@ -17,6 +17,7 @@ import (
 
 	"github.com/holdfast-io/holdfast/internal/attach/packet"
 	"github.com/holdfast-io/holdfast/internal/fault"
+	"github.com/holdfast-io/holdfast/internal/host/patiently"
 )
 
 const socketEnv = "HOLDFAST_KEEPER_TEST_SOCKET"
@@ -49,7 +50,7 @@ func serveKeeper(t *testing.T) (path string) {
 	}()
 	t.Cleanup(func() {
 		l.Close()
-		<-ended
+		patiently.From(t, ended)
 		lock.Close()
 		k.mu.Lock()
 		defer k.mu.Unlock()
@@ -69,7 +70,7 @@ func must(t testing.TB, err error) {
 
 func dialed(t *testing.T, path string) *Client {
 	t.Helper()
-	c, err := Dial(t.Context(), path)
+	c, err := Dial(patiently.Context(t), path)
 	must(t, err)
 	t.Cleanup(c.Close)
 	return c
@@ -84,9 +85,9 @@ func pipe(t *testing.T) (file int, closed func()) {
 	t.Cleanup(func() { end.Close() })
 	return fds[1], func() {
 		t.Helper()
-		if _, err := io.Copy(io.Discard, end); err != nil {
-			t.Fatal(err)
-		}
+		var err error
+		patiently.Return(t, func() { _, err = io.Copy(io.Discard, end) })
+		must(t, err)
 	}
 }
 
@@ -105,7 +106,7 @@ func wantKind(t *testing.T, err error, kind fault.Kind) {
 }
 
 func TestFilesOutliveTheirProcess(t *testing.T) {
-	ctx, path := t.Context(), serveKeeper(t)
+	ctx, path := patiently.Context(t), serveKeeper(t)
 	first := dialed(t, path)
 	a, _ := pipe(t)
 	b, _ := pipe(t)
@@ -138,7 +139,7 @@ func TestFilesOutliveTheirProcess(t *testing.T) {
 }
 
 func TestPutReplacesAndRemoveCloses(t *testing.T) {
-	ctx, c := t.Context(), dialed(t, serveKeeper(t))
+	ctx, c := patiently.Context(t), dialed(t, serveKeeper(t))
 	old, oldClosed := pipe(t)
 	must(t, c.Put(ctx, Entry{Name: "vol"}, []int{old}))
 	packet.CloseAll([]int{old})
@@ -166,14 +167,14 @@ func TestOneDataProcessAtATime(t *testing.T) {
 			admitted <- result{i, c, err}
 		}()
 	}
-	gaveUp, giveUp := context.WithCancel(t.Context())
+	gaveUp, giveUp := context.WithCancel(patiently.Context(t))
 	enter(gaveUp, 1)
 	giveUp()
-	if r := <-admitted; !fault.Is(r.err, fault.Canceled) {
+	if r := patiently.From(t, admitted); !fault.Is(r.err, fault.Canceled) {
 		t.Fatalf("a newcomer that gave up: %v", r.err)
 	}
-	enter(t.Context(), 2)
-	tool, err := DialTool(t.Context(), path) // need not wait
+	enter(patiently.Context(t), 2)
+	tool, err := DialTool(patiently.Context(t), path) // need not wait
 	must(t, err)
 	tool.Close()
 	select {
@@ -181,9 +182,9 @@ func TestOneDataProcessAtATime(t *testing.T) {
 		t.Fatal("admitted beside the first")
 	default:
 	}
-	enter(t.Context(), 3)
+	enter(patiently.Context(t), 3)
 	first.Close()
-	one := <-admitted
+	one := patiently.From(t, admitted)
 	must(t, one.err)
 	select {
 	case <-admitted:
@@ -191,14 +192,14 @@ func TestOneDataProcessAtATime(t *testing.T) {
 	default:
 	}
 	one.c.Close()
-	other := <-admitted
+	other := patiently.From(t, admitted)
 	must(t, other.err)
 	other.c.Close()
-	<-other.c.Lost()
+	patiently.From(t, other.c.Lost())
 }
 
 func TestCleanSaysHowItWasLeft(t *testing.T) {
-	ctx, path := t.Context(), serveKeeper(t)
+	ctx, path := patiently.Context(t), serveKeeper(t)
 	fd, _ := pipe(t)
 	c := dialed(t, path)
 	must(t, c.Put(ctx, Entry{Name: "vol", Clean: true, Served: true}, []int{fd})) // lies are not believed
@@ -228,7 +229,7 @@ func TestCleanSaysHowItWasLeft(t *testing.T) {
 }
 
 func TestFilesThatNobodyServesAreClosedInTheEnd(t *testing.T) {
-	ctx, path := t.Context(), serveKeeper(t)
+	ctx, path := patiently.Context(t), serveKeeper(t)
 	c := dialed(t, path)
 	fd, closed := pipe(t)
 	kept, _ := pipe(t)
@@ -257,7 +258,7 @@ func TestFilesThatNobodyServesAreClosedInTheEnd(t *testing.T) {
 }
 
 func TestReleasedFilesAreClosedInTheEnd(t *testing.T) {
-	ctx, c := t.Context(), dialed(t, serveKeeper(t))
+	ctx, c := patiently.Context(t), dialed(t, serveKeeper(t))
 	fd, closed := pipe(t)
 	must(t, c.Put(ctx, Entry{Name: "vol", Wait: time.Millisecond}, []int{fd}))
 	must(t, c.Release(ctx, "vol", true))
@@ -266,7 +267,7 @@ func TestReleasedFilesAreClosedInTheEnd(t *testing.T) {
 }
 
 func TestToolsLookAndTidy(t *testing.T) {
-	ctx, path := t.Context(), serveKeeper(t)
+	ctx, path := patiently.Context(t), serveKeeper(t)
 	c := dialed(t, path)
 	fd, closed := pipe(t)
 	must(t, c.Put(ctx, Entry{Name: "vol"}, []int{fd}))
@@ -295,7 +296,7 @@ func TestToolsLookAndTidy(t *testing.T) {
 }
 
 func TestNonsenseIsRefused(t *testing.T) {
-	ctx, path := t.Context(), serveKeeper(t)
+	ctx, path := patiently.Context(t), serveKeeper(t)
 	c := dialed(t, path)
 	for _, e := range []Entry{
 		{Name: ""},
@@ -349,16 +350,12 @@ func keeperProcess(t *testing.T, path string) *exec.Cmd {
 			_ = cmd.Wait()
 		}
 	})
-	for !answers(t.Context(), path) {
-		if t.Context().Err() != nil {
-			t.Fatal("the keeper does not answer")
-		}
-	}
+	patiently.True(t, "the keeper answers", func() bool { return answers(patiently.Context(t), path) })
 	return cmd
 }
 
 func TestKeeperThatHoldsFilesWillNotEnd(t *testing.T) {
-	ctx, path := t.Context(), filepath.Join(t.TempDir(), "run", "keeper.sock")
+	ctx, path := patiently.Context(t), filepath.Join(t.TempDir(), "run", "keeper.sock")
 	cmd := keeperProcess(t, path)
 	c := dialed(t, path)
 	if c.PID() != cmd.Process.Pid {
@@ -377,19 +374,19 @@ func TestKeeperThatHoldsFilesWillNotEnd(t *testing.T) {
 	must(t, c.Remove(ctx, "vol"))
 	must(t, cmd.Process.Signal(syscall.SIGTERM))
 	must(t, cmd.Wait())
-	<-c.Lost()
+	patiently.From(t, c.Lost())
 	wantKind(t, c.Remove(ctx, "vol"), fault.Unavailable)
 }
 
 func TestKilledKeeperIsReplacedAndFilesArePutAgain(t *testing.T) {
-	ctx, path := t.Context(), filepath.Join(t.TempDir(), "keeper.sock")
+	ctx, path := patiently.Context(t), filepath.Join(t.TempDir(), "keeper.sock")
 	cmd := keeperProcess(t, path)
 	c := dialed(t, path)
 	fd, closed := pipe(t)
 	must(t, c.Put(ctx, Entry{Name: "vol"}, []int{fd}))
 	must(t, cmd.Process.Kill())
 	_ = cmd.Wait() // killed
-	<-c.Lost()
+	patiently.From(t, c.Lost())
 	_, err := Dial(ctx, path)
 	wantKind(t, err, fault.Unavailable)
 	next := keeperProcess(t, path)
@@ -402,20 +399,20 @@ func TestKilledKeeperIsReplacedAndFilesArePutAgain(t *testing.T) {
 }
 
 func TestEnsureStartsOneKeeper(t *testing.T) {
-	ctx, path := t.Context(), filepath.Join(t.TempDir(), "keeper.sock")
+	ctx, path := patiently.Context(t), filepath.Join(t.TempDir(), "keeper.sock")
 	command := []string{"/usr/bin/env", socketEnv + "=" + path, os.Args[0]}
 	results := make(chan error)
 	for range 4 {
 		go func() { results <- Ensure(ctx, path, command, nil) }()
 	}
 	for range 4 {
-		must(t, <-results)
+		must(t, patiently.From(t, results))
 	}
 	tool, err := DialTool(ctx, path)
 	must(t, err)
 	t.Cleanup(func() { _ = syscall.Kill(tool.PID(), syscall.SIGKILL) }) // it is gone already
 	must(t, syscall.Kill(tool.PID(), syscall.SIGTERM))
-	<-tool.Lost()
+	patiently.From(t, tool.Lost())
 	other := filepath.Join(t.TempDir(), "keeper.sock")
 	wantKind(t, Ensure(ctx, other, []string{"/bin/false"}, nil), fault.Unavailable)
 	if err := Ensure(ctx, other, []string{filepath.Join(t.TempDir(), "nothing")}, nil); err == nil {

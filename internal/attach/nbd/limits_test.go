@@ -14,6 +14,7 @@ import (
 	"github.com/holdfast-io/holdfast/internal/attach/attachtest"
 	"github.com/holdfast-io/holdfast/internal/fault"
 	"github.com/holdfast-io/holdfast/internal/host"
+	"github.com/holdfast-io/holdfast/internal/host/patiently"
 )
 
 func newReader(r io.Reader) *bufio.Reader { return bufio.NewReader(r) }
@@ -140,7 +141,7 @@ func TestClientThatReadsNothingIsDisconnected(t *testing.T) {
 	f, err := New(attach.Options{Loop: runLoop(t), Backend: attachtest.Null{}, Name: "vol", Size: exportSize, Depth: 4, LargeDepth: 2}, s)
 	must(t, err)
 	must(t, f.Start(t.Context()))
-	t.Cleanup(func() { _ = f.Abort(); <-f.Ended() })
+	t.Cleanup(func() { _ = f.Abort(); patiently.From(t, f.Ended()) })
 
 	conn, err := net.Dial("unix", socketOf(dir))
 	must(t, err)

@@ -9,6 +9,7 @@ import (
 	"github.com/holdfast-io/holdfast/internal/attach"
 	"github.com/holdfast-io/holdfast/internal/attach/attachtest"
 	"github.com/holdfast-io/holdfast/internal/fault"
+	"github.com/holdfast-io/holdfast/internal/host/patiently"
 )
 
 func TestConformance(t *testing.T) { attachtest.Run(t, suiteOf(true)) }
@@ -37,7 +38,7 @@ func startServer(t testing.TB, dir string) *Server {
 	t.Cleanup(func() {
 		servers.Delete(dir)
 		s.Close()
-		if err := <-served; err != nil && !fault.Is(err, fault.Canceled) { // it was closed before it began
+		if err := patiently.From(t, served); err != nil && !fault.Is(err, fault.Canceled) { // it was closed before it began
 			t.Error(err)
 		}
 	})

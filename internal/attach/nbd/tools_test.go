@@ -25,6 +25,7 @@ import (
 	"github.com/holdfast-io/holdfast/internal/attach"
 	"github.com/holdfast-io/holdfast/internal/attach/attachtest"
 	"github.com/holdfast-io/holdfast/internal/host"
+	"github.com/holdfast-io/holdfast/internal/host/patiently"
 )
 
 // export is one on a Unix socket, of a volume in memory.
@@ -54,10 +55,10 @@ func (e *export) add(t testing.TB, name string, change func(o *attach.Options)) 
 	}
 	f, err := New(o, e.server)
 	must(t, err)
-	must(t, f.Start(t.Context()))
+	must(t, f.Start(patiently.Context(t)))
 	t.Cleanup(func() {
 		must(t, f.Abort())
-		<-f.Ended()
+		patiently.From(t, f.Ended())
 	})
 	return f
 }
@@ -70,7 +71,7 @@ func runLoop(t testing.TB) *host.Loop {
 	go func() { defer close(ended); l.Run(context.Background()) }()
 	t.Cleanup(func() {
 		l.Stop()
-		<-ended
+		patiently.From(t, ended)
 		l.Close()
 	})
 	return l

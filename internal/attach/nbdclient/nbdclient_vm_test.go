@@ -12,12 +12,12 @@ import (
 	"sync"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/holdfast-io/holdfast/internal/attach"
 	"github.com/holdfast-io/holdfast/internal/attach/attachtest"
 	"github.com/holdfast-io/holdfast/internal/attach/errand"
 	"github.com/holdfast-io/holdfast/internal/attach/keeper"
+	"github.com/holdfast-io/holdfast/internal/host/patiently"
 )
 
 const (
@@ -57,15 +57,13 @@ func prepare(t testing.TB, dir string) {
 		_ = cmd.Wait() // killed
 		leaveNothing(t, dir)
 	})
-	for tick := time.NewTicker(time.Millisecond); ; <-tick.C {
-		if c, err := keeper.DialTool(t.Context(), socketOf(dir)); err == nil {
+	patiently.Until(t, func() error {
+		c, err := keeper.DialTool(t.Context(), socketOf(dir))
+		if err == nil {
 			c.Close()
-			return
 		}
-		if t.Context().Err() != nil {
-			t.Fatal("the keeper does not answer")
-		}
-	}
+		return err
+	})
 }
 
 // leaveNothing fails a test that leaves devices, and takes them away.

@@ -24,6 +24,7 @@ import (
 
 	holdfastv1 "github.com/holdfast-io/holdfast/api/holdfast/v1"
 	"github.com/holdfast-io/holdfast/api/holdfast/v1/holdfastv1connect"
+	"github.com/holdfast-io/holdfast/internal/host/patiently"
 	"github.com/holdfast-io/holdfast/internal/server"
 	"github.com/holdfast-io/holdfast/internal/state"
 	"github.com/holdfast-io/holdfast/internal/state/memory"
@@ -68,7 +69,7 @@ func Start(t testing.TB, nodes int) *Cluster {
 	}()
 	t.Cleanup(func() {
 		cancel()
-		<-done
+		patiently.From(t, done)
 		c.plane.close()
 	})
 	ready, stop := context.WithTimeout(ctx, time.Minute)

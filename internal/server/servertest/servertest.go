@@ -19,6 +19,7 @@ import (
 
 	"github.com/holdfast-io/holdfast/api/client"
 	"github.com/holdfast-io/holdfast/internal/block"
+	"github.com/holdfast-io/holdfast/internal/host/patiently"
 	"github.com/holdfast-io/holdfast/internal/server"
 	"github.com/holdfast-io/holdfast/internal/state"
 	"github.com/holdfast-io/holdfast/internal/state/memory"
@@ -132,7 +133,7 @@ func (c *Cluster) serveTLS(self *trust.Identity) string {
 		defer close(done)
 		_ = s.ServeTLS(listener, "", "") // it ends when it is closed
 	}()
-	c.T.Cleanup(func() { _ = s.Close(); <-done })
+	c.T.Cleanup(func() { _ = s.Close(); patiently.From(c.T, done) })
 	return listener.Addr().String()
 }
 
@@ -153,7 +154,7 @@ func (c *Cluster) serve(network, address string, h http.Handler) string {
 		defer close(done)
 		_ = s.Serve(listener) // it ends when it is closed
 	}()
-	c.T.Cleanup(func() { _ = s.Close(); <-done })
+	c.T.Cleanup(func() { _ = s.Close(); patiently.From(c.T, done) })
 	return listener.Addr().String()
 }
 

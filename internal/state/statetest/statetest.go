@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/holdfast-io/holdfast/internal/fault"
+	"github.com/holdfast-io/holdfast/internal/host/patiently"
 	"github.com/holdfast-io/holdfast/internal/state"
 )
 
@@ -280,7 +281,7 @@ func compacted(r *rig) {
 	if batch := await(r, w, "the watch to end"); !fault.Is(batch.Err, fault.Precondition) {
 		r.Fatalf("%+v, want an error of kind precondition", batch)
 	}
-	if _, open := <-w; open {
+	if _, open := patiently.Next(r, w); open {
 		r.Fatal("more after the end")
 	}
 	_, rev, err := r.s.List(r.ctx, "/t/")

@@ -9,6 +9,7 @@ import (
 
 	"github.com/holdfast-io/holdfast/internal/block"
 	"github.com/holdfast-io/holdfast/internal/fault"
+	"github.com/holdfast-io/holdfast/internal/host/patiently"
 	"github.com/holdfast-io/holdfast/internal/wire"
 	"github.com/holdfast-io/holdfast/internal/wire/link"
 )
@@ -23,7 +24,7 @@ func TestConnectionCutUnderneath(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			accepted := <-got
+			accepted := patiently.From(t, got)
 			if accepted.err != nil {
 				t.Fatal(accepted.err)
 			}
@@ -32,12 +33,12 @@ func TestConnectionCutUnderneath(t *testing.T) {
 			b := run(t, accepted.conn, func(f *link.Frame) {
 				if f.Tag.ID == 0 {
 					arrived <- struct{}{}
-					<-goOn
+					patiently.From(t, goOn)
 				}
 				f.Release()
 			})
 			taken := stuck(t, dialed)
-			<-arrived
+			patiently.From(t, arrived)
 			waiting := make(chan error, 1)
 			go func() {
 				var err error
@@ -47,7 +48,7 @@ func TestConnectionCutUnderneath(t *testing.T) {
 				waiting <- err
 			}()
 			far.cut()
-			for _, err := range []error{<-a.received, <-a.transmitted, <-waiting, dialed.Send(wire.Tag{}, &wire.Flush{}, nil),
+			for _, err := range []error{patiently.From(t, a.received), patiently.From(t, a.transmitted), patiently.From(t, waiting), dialed.Send(wire.Tag{}, &wire.Flush{}, nil),
 				dialed.TrySend(wire.Tag{}, &wire.Flush{}, nil), dialed.Err()} {
 				if !fault.Is(err, fault.Unavailable) {
 					t.Errorf("%v (%s), want %s", err, fault.KindOf(err), fault.Unavailable)
@@ -59,7 +60,7 @@ func TestConnectionCutUnderneath(t *testing.T) {
 				}
 			}
 			close(goOn)
-			if err := <-b.received; !fault.Is(err, fault.Unavailable) {
+			if err := patiently.From(t, b.received); !fault.Is(err, fault.Unavailable) {
 				t.Errorf("the other end: %v (%s)", err, fault.KindOf(err))
 			}
 		})
@@ -130,16 +131,16 @@ func TestFinishSendsWhatWasQueued(t *testing.T) {
 			if err := a.Send(wire.Tag{}, &wire.Flush{}, nil); !fault.Is(err, fault.Canceled) {
 				t.Errorf("sending after the end: %v", err)
 			}
-			if err := <-ra.transmitted; err != nil {
+			if err := patiently.From(t, ra.transmitted); err != nil {
 				t.Errorf("Transmit: %v", err)
 			}
-			if err := <-rb.received; !fault.Is(err, fault.Unavailable) {
+			if err := patiently.From(t, rb.received); !fault.Is(err, fault.Unavailable) {
 				t.Errorf("the other end's Receive: %v", err)
 			}
 			if got != 500 {
 				t.Errorf("%d of 500 frames arrived", got)
 			}
-			if err := <-ra.received; err != nil {
+			if err := patiently.From(t, ra.received); err != nil {
 				t.Errorf("Receive: %v", err)
 			}
 		})
@@ -153,7 +154,7 @@ func TestFinishDoesNotWaitForeverForOneWhoDoesNotRead(t *testing.T) {
 		r := run(t, a, release)
 		taken := stuck(t, a)
 		a.Finish()
-		for what, err := range map[string]error{"Transmit": <-r.transmitted, "Receive": <-r.received} {
+		for what, err := range map[string]error{"Transmit": patiently.From(t, r.transmitted), "Receive": patiently.From(t, r.received)} {
 			if err == nil {
 				t.Errorf("%v: %s says that the last words were heard", tr, what)
 			}
@@ -180,9 +181,9 @@ func TestCloseEndsTheWaitForMemory(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	f := <-kept
+	f := patiently.From(t, kept)
 	b.Close()
-	if err := <-r.received; !fault.Is(err, fault.Canceled) {
+	if err := patiently.From(t, r.received); !fault.Is(err, fault.Canceled) {
 		t.Errorf("Receive: %v", err)
 	}
 	if f.Tag.ID != 0 || len(kept) > 0 || block.Checksum(f.Message.(*wire.Write).Data) != message(0, 1).Sums[0] {
@@ -204,17 +205,15 @@ func TestFlushOnABrokenConnection(t *testing.T) {
 	if err := raw.Close(); err != nil {
 		t.Fatal(err)
 	}
-	for {
+	patiently.True(t, "nothing can be queued", func() bool {
 		err := conn.Queue(wire.Tag{}, &wire.Flush{}, nil)
-		if fault.Is(err, fault.Unavailable) {
-			break
-		}
-		if err != nil && !fault.Is(err, fault.Busy) {
+		if err != nil && !fault.Is(err, fault.Unavailable) && !fault.Is(err, fault.Busy) {
 			t.Fatal(err)
 		}
 		conn.Flush()
-	}
-	for _, err := range []error{<-r.transmitted, <-r.received} {
+		return fault.Is(err, fault.Unavailable)
+	})
+	for _, err := range []error{patiently.From(t, r.transmitted), patiently.From(t, r.received)} {
 		if !fault.Is(err, fault.Unavailable) {
 			t.Error(err)
 		}

@@ -3,7 +3,6 @@ package link_test
 import (
 	"bytes"
 	"math/rand/v2"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -11,6 +10,7 @@ import (
 	"github.com/holdfast-io/holdfast/internal/block"
 	"github.com/holdfast-io/holdfast/internal/fault"
 	"github.com/holdfast-io/holdfast/internal/host"
+	"github.com/holdfast-io/holdfast/internal/host/patiently"
 	"github.com/holdfast-io/holdfast/internal/wire"
 	"github.com/holdfast-io/holdfast/internal/wire/link"
 )
@@ -46,10 +46,10 @@ func TestThousandsOfFramesBothWays(t *testing.T) {
 					})
 					ends.Go(func() {
 						sendMany(t, c, rand.New(rand.NewPCG(1, uint64(i))))
-						<-all
+						patiently.From(t, all)
 					})
 				}
-				ends.Wait()
+				patiently.Return(t, ends.Wait)
 			})
 		}
 	}
@@ -131,9 +131,8 @@ func TestBatchIsOneSystemCall(t *testing.T) {
 		transmitted := make(chan error, 1)
 		go func() { transmitted <- c.Transmit() }() // but not Receive, which flushes too
 		send := func(blocks, n int) {
-			for !link.Waiting(c) { // or Transmit takes the first message of the batch along
-				runtime.Gosched()
-			}
+			// Or Transmit takes the first message of the batch along.
+			patiently.True(t, "Transmit waits for a message", func() bool { return link.Waiting(c) })
 			for id := range n {
 				var m wire.Message = &wire.Done{Incarnation: 1}
 				if id%3 == 0 {
@@ -145,7 +144,7 @@ func TestBatchIsOneSystemCall(t *testing.T) {
 			}
 			c.Flush()
 			for range n {
-				<-arrived
+				patiently.From(t, arrived)
 			}
 		}
 		before := c.Stats()
@@ -159,7 +158,7 @@ func TestBatchIsOneSystemCall(t *testing.T) {
 			t.Errorf("%v: 9 frames, 3 of them with 64 KiB, took %d writes", tr, n)
 		}
 		c.Close()
-		<-transmitted
+		patiently.From(t, transmitted)
 	}
 }
 
@@ -201,9 +200,9 @@ func TestDataIsHeldUntilItIsWritten(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		<-all
+		patiently.From(t, all)
 		a.Finish()
-		if err := <-r.transmitted; err != nil {
+		if err := patiently.From(t, r.transmitted); err != nil {
 			t.Error(err)
 		}
 		for i := range holders {
@@ -263,20 +262,20 @@ func TestSlowReaderPushesBack(t *testing.T) {
 			last := make(chan error, 1)
 			go func() { last <- a.Send(wire.Tag{ID: uint64(len(taken))}, &wire.Flush{Epoch: 1}, nil) }()
 			for i := range len(taken) + 1 {
-				f := <-frames
+				f := patiently.From(t, frames)
 				if f.Tag.ID != uint64(i) {
 					t.Fatalf("frame %d came as number %d", f.Tag.ID, i)
 				}
 				f.Release()
 			}
-			if err := <-last; err != nil {
+			if err := patiently.From(t, last); err != nil {
 				t.Error(err)
 			}
-			<-room
+			patiently.From(t, room)
 			if err := a.TrySend(wire.Tag{}, &wire.Flush{}, nil); err != nil {
 				t.Errorf("there is room, but %v", err)
 			}
-			(<-frames).Release()
+			patiently.From(t, frames).Release()
 			if frames, bytes := pool.InUse(); frames != 0 || bytes != 0 {
 				t.Errorf("all was released, but %d frames with %d bytes are out", frames, bytes)
 			}
@@ -298,7 +297,7 @@ func TestWhatCannotBeSaidDoesNotEndTheConnection(t *testing.T) {
 	if err := a.Send(wire.Tag{}, &wire.Flush{}, nil); err != nil {
 		t.Error(err)
 	}
-	if k := <-arrived; k != wire.KindFlush {
+	if k := patiently.From(t, arrived); k != wire.KindFlush {
 		t.Errorf("%s arrived", k)
 	}
 }
@@ -316,7 +315,7 @@ func TestFramesOnALoop(t *testing.T) {
 	}()
 	t.Cleanup(func() {
 		loop.Stop()
-		<-ran
+		patiently.From(t, ran)
 		loop.Close()
 	})
 	go func() { _ = b.Transmit() }()
@@ -339,20 +338,20 @@ func TestFramesOnALoop(t *testing.T) {
 		if err := a.Send(wire.Tag{ID: id}, message(id, 1), nil); err != nil {
 			t.Fatal(err)
 		}
-		if got := <-answers; got != id {
+		if got := patiently.From(t, answers); got != id {
 			t.Fatalf("answer %d to request %d", got, id)
 		}
 	}
 	loop.Stop()
-	<-ran
+	patiently.From(t, ran)
 	// A loop that has ended takes nothing more, and so the connection ends.
 	if err := a.Send(wire.Tag{}, &wire.Flush{}, nil); err != nil {
 		t.Fatal(err)
 	}
-	if err := <-received; !fault.Is(err, fault.Canceled) {
+	if err := patiently.From(t, received); !fault.Is(err, fault.Canceled) {
 		t.Errorf("ReceiveOn: %v", err)
 	}
-	if err := <-ra.received; !fault.Is(err, fault.Unavailable) {
+	if err := patiently.From(t, ra.received); !fault.Is(err, fault.Unavailable) {
 		t.Errorf("the other end: %v", err)
 	}
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/holdfast-io/holdfast/internal/block"
 	"github.com/holdfast-io/holdfast/internal/fault"
+	"github.com/holdfast-io/holdfast/internal/host/patiently"
 	"github.com/holdfast-io/holdfast/internal/wire"
 	"github.com/holdfast-io/holdfast/internal/wire/link"
 )
@@ -135,7 +136,7 @@ func TestAnotherNodeAnswers(t *testing.T) {
 			t.Fatal(got.err)
 		}
 		r := run(t, got.conn, func(f *link.Frame) { f.Release() })
-		if err := <-r.received; !fault.Is(err, fault.Denied) || !strings.Contains(err.Error(), "refused by the peer") {
+		if err := patiently.From(t, r.received); !fault.Is(err, fault.Denied) || !strings.Contains(err.Error(), "refused by the peer") {
 			t.Errorf("%v: who accepted: %v", tr, err)
 		}
 	}
@@ -229,7 +230,7 @@ func TestGarbageInsteadOfHello(t *testing.T) {
 		if err := nc.(*net.TCPConn).CloseWrite(); err != nil {
 			t.Fatal(err)
 		}
-		if got := <-accepted; !fault.Is(got.err, c.want) {
+		if got := patiently.From(t, accepted); !fault.Is(got.err, c.want) {
 			t.Errorf("%s: %v (%s), want %s", c.what, got.err, fault.KindOf(got.err), c.want)
 		}
 		_ = nc.Close()
@@ -269,7 +270,7 @@ func TestWhoNeverSaysHelloIsDropped(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := <-accepted; !fault.Is(got.err, fault.Timeout) {
+		if got := patiently.From(t, accepted); !fault.Is(got.err, fault.Timeout) {
 			t.Errorf("TLS %v: %v", secure, got.err)
 		}
 		if _, err := io.Copy(io.Discard, nc); err != nil {

@@ -5,13 +5,13 @@ import (
 	"errors"
 	"io"
 	"net"
-	"runtime"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/holdfast-io/holdfast/internal/block"
 	"github.com/holdfast-io/holdfast/internal/fault"
+	"github.com/holdfast-io/holdfast/internal/host/patiently"
 	"github.com/holdfast-io/holdfast/internal/wire"
 	"github.com/holdfast-io/holdfast/internal/wire/link"
 )
@@ -41,15 +41,15 @@ func TestHalfOpenConnectionShowsInLastReceived(t *testing.T) {
 	if err := b.Send(wire.Tag{}, &wire.Renewed{}, nil); err != nil {
 		t.Fatal(err)
 	}
-	<-pong
+	patiently.From(t, pong)
 	if a.LastReceived() != 2*time.Hour {
 		t.Errorf("something came at %v, want 2h", a.LastReceived())
 	}
 	a.Close()
-	if err := <-r.received; !fault.Is(err, fault.Canceled) {
+	if err := patiently.From(t, r.received); !fault.Is(err, fault.Canceled) {
 		t.Errorf("this end was closed, and says %v", err)
 	}
-	if err := <-r.transmitted; !fault.Is(err, fault.Canceled) {
+	if err := patiently.From(t, r.transmitted); !fault.Is(err, fault.Canceled) {
 		t.Errorf("this end was closed, and says %v", err)
 	}
 }
@@ -77,24 +77,20 @@ func TestPingIsAnsweredAndNotShown(t *testing.T) {
 	if err := a.Send(wire.Tag{}, &wire.Flush{}, nil); err != nil {
 		t.Fatal(err)
 	}
-	if k := <-shown; k != wire.KindFlush {
+	if k := patiently.From(t, shown); k != wire.KindFlush {
 		t.Errorf("%s was shown", k)
 	}
 	// What was answered before the last word has arrived with it.
 	b.Finish()
-	if err := <-rb.transmitted; err != nil {
+	if err := patiently.From(t, rb.transmitted); err != nil {
 		t.Error(err)
 	}
-	for a.Err() == nil {
-		if a.Send(wire.Tag{}, &wire.Ping{}, nil) != nil {
-			break
-		}
-	}
+	patiently.True(t, "the connection is over", func() bool { return a.Err() != nil || a.Send(wire.Tag{}, &wire.Ping{}, nil) != nil })
 	if n := a.Stats().BytesIn - before.BytesIn; n < 3*wire.HeaderSize {
 		t.Errorf("3 pings were answered with %d bytes", n)
 	}
 	if len(shown) > 0 {
-		t.Errorf("%s was shown", <-shown)
+		t.Errorf("%s was shown", patiently.From(t, shown))
 	}
 }
 
@@ -144,7 +140,7 @@ func TestPeerThatBreaksTheRulesIsToldSo(t *testing.T) {
 			if err := raw.(*net.TCPConn).CloseWrite(); err != nil {
 				t.Fatal(err)
 			}
-			if err := <-r.received; !fault.Is(err, c.want) {
+			if err := patiently.From(t, r.received); !fault.Is(err, c.want) {
 				t.Errorf("%v (%s), want %s", err, fault.KindOf(err), c.want)
 			}
 			answer, err := io.ReadAll(raw)
@@ -175,10 +171,8 @@ func TestRefusalIsHeardByOneWhoCannotWriteAnyMore(t *testing.T) {
 	}
 	transmitted := make(chan error, 1)
 	go func() { transmitted <- conn.Transmit() }()
-	for conn.Send(wire.Tag{}, &wire.Flush{}, nil) == nil {
-		runtime.Gosched()
-	}
-	if err := <-transmitted; !fault.Is(err, fault.Unavailable) {
+	patiently.True(t, "nothing can be sent", func() bool { return conn.Send(wire.Tag{}, &wire.Flush{}, nil) != nil })
+	if err := patiently.From(t, transmitted); !fault.Is(err, fault.Unavailable) {
 		t.Errorf("Transmit: %v", err)
 	}
 	if err := conn.Receive(release); !fault.Is(err, fault.Precondition) {
@@ -216,7 +210,7 @@ func impostor(t *testing.T, o link.Options) (*link.Conn, net.Conn) {
 	if _, err := raw.Write(head); err != nil {
 		t.Fatal(err)
 	}
-	accepted := <-got
+	accepted := patiently.From(t, got)
 	if accepted.err != nil {
 		t.Fatal(accepted.err)
 	}
@@ -238,7 +232,7 @@ func TestErrorsNameThePeer(t *testing.T) {
 	a, b := connect(t, transport{"tcp", false}, nil)
 	r := run(t, a, release)
 	b.Close()
-	err := <-r.received
+	err := patiently.From(t, r.received)
 	var f *fault.Error
 	if !errors.As(err, &f) || !bytes.Contains([]byte(err.Error()), []byte(node(2).String())) {
 		t.Errorf("%v does not name node %s", err, node(2))

@@ -12,6 +12,7 @@ import (
 
 	"github.com/holdfast-io/holdfast/internal/block"
 	"github.com/holdfast-io/holdfast/internal/host"
+	"github.com/holdfast-io/holdfast/internal/host/patiently"
 	"github.com/holdfast-io/holdfast/internal/wire"
 	"github.com/holdfast-io/holdfast/internal/wire/link"
 	"github.com/holdfast-io/holdfast/internal/wire/link/linktest"
@@ -109,7 +110,7 @@ func shake(t testing.TB, network string, dial, accept link.Options, want block.N
 	l := listen(t, network)
 	c := acceptOne(l, accept)
 	dialed.conn, dialed.err = link.Dial(context.Background(), link.Target{Network: network, Address: l.Addr().String(), Node: want}, dial)
-	got = <-c
+	got = patiently.From(t, c)
 	for _, conn := range []*link.Conn{dialed.conn, got.conn} {
 		if conn != nil {
 			t.Cleanup(conn.Close)
@@ -148,7 +149,7 @@ func run(t testing.TB, c *link.Conn, handle func(*link.Frame)) *running {
 	go func() { defer ended.Done(); r.received <- c.Receive(handle) }()
 	t.Cleanup(func() {
 		c.Close()
-		ended.Wait()
+		patiently.Return(t, ended.Wait)
 	})
 	return r
 }
