@@ -30,6 +30,10 @@ func (d *decider) delete(vol state.Entry[*v1.Volume]) (s step) {
 		return s
 	}
 	if a, ok := d.assignments.get(vol.ID); ok {
+		if clone := d.beginsWith(vol.ID, ""); clone != "" {
+			s.tell(Deleted, false, "Cloning", "it is to be deleted, and waits until volume %s, which begins with a snapshot of it, has been made", clone)
+			return s
+		}
 		d.unassign(vol, a, &s)
 		return s
 	}

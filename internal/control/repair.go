@@ -294,7 +294,7 @@ func (h *holder) needsHead() bool {
 			return true // it was given up
 		}
 	}
-	return h.rec.Value.SizeBytes < h.a.Value.SizeBytes || h.accepts() || h.snapshotsWait() || h.restores()
+	return h.rec.Value.SizeBytes < h.a.Value.SizeBytes || h.accepts() || h.snapshotsWait() || h.restores() || h.halfBorn()
 }
 
 // accepts reports whether somebody has accepted a loss.

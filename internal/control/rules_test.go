@@ -484,6 +484,58 @@ func TestCloneGoesWhereItsSnapshotIs(t *testing.T) {
 	}
 }
 
+// cloned makes a volume v with a snapshot s, and a clone c of it that is placed and not made.
+func (s *stage) cloned(replicas int32) {
+	s.t.Helper()
+	s.create("v", &v1.VolumeSpec{SizeBytes: gib, Replicas: replicas})
+	s.do(state.Snapshots.Create("s", &v1.Snapshot{Meta: &v1.Meta{Id: "s", Name: "s"}, Spec: &v1.SnapshotSpec{VolumeId: "v"}}))
+	s.rest()
+	s.create("c", &v1.VolumeSpec{SizeBytes: gib, Replicas: replicas, SourceSnapshotId: "s"})
+	if err := s.turn(s.l); err != nil {
+		s.t.Fatal(err)
+	}
+	if s.view().assignments.value("c") == nil || len(s.view().births.entries) != 1 {
+		s.t.Fatalf("the clone is %v, its birth %v", s.view().assignments.value("c"), s.view().births.list())
+	}
+}
+
+func TestACloneIsUsableAlthoughANodeDiedBeforeItMadeItsReplica(t *testing.T) {
+	s := newStage(t, 3)
+	s.cloned(3)
+	s.stop("n2")
+	s.rest()
+	rec := s.view().records.value("c")
+	if rec.Epoch < 2 || slices.ContainsFunc(rec.Members, func(m *statepb.Member) bool { return m.NodeId == "n2" && m.State == uint32(spec.InSync) }) {
+		t.Errorf("the record counts on a replica that was not made: %v", rec)
+	}
+	if got := s.view().births.list(); len(got) != 0 {
+		t.Errorf("it is still being born: %v", got)
+	}
+	s.start("n2")
+	s.rest()
+	s.healthy("c")
+}
+
+func TestWhatACloneBeginsWithStaysUntilItIsMade(t *testing.T) {
+	s := newStage(t, 3)
+	s.cloned(2)
+	s.volume("v", func(v *v1.VolumeSpec) { v.Deleting = true })
+	if err := s.turn(s.l); err != nil {
+		t.Fatal(err)
+	}
+	if s.view().assignments.value("v") == nil {
+		t.Fatal("the source's replicas are being deleted, and the clone has not been made")
+	}
+	if got := s.reason("v", Deleted); got != "Cloning" {
+		t.Errorf("the source says %q", got)
+	}
+	s.rest()
+	s.healthy("c")
+	if s.view().volumes.value("v") != nil {
+		t.Error("the source is there for ever")
+	}
+}
+
 func TestPreviewsChangeNothing(t *testing.T) {
 	s := newStage(t, 4)
 	s.create("v", &v1.VolumeSpec{SizeBytes: gib, Replicas: 3})

@@ -39,6 +39,7 @@ type view struct {
 	snapStatuses table[*v1.SnapshotStatus]
 	policies     table[*v1.SnapshotPolicy]
 	marks        table[*statepb.ScheduleMark]
+	births       table[*emptypb.Empty]
 	operations   table[*v1.Operation]
 	events       table[*v1.Event]
 	names        map[string]string // key -> id
@@ -171,6 +172,7 @@ func newView() *view {
 	join(v, &v.snapStatuses, state.SnapshotStatuses, func(id string, _, _ *v1.SnapshotStatus) { v.touchSnapshot(id) })
 	join(v, &v.policies, state.Policies, func(string, *v1.SnapshotPolicy, *v1.SnapshotPolicy) { v.touchAll() })
 	join(v, &v.marks, state.ScheduleMarks, nil)
+	join(v, &v.births, state.Births, func(key string, _, _ *emptypb.Empty) { v.birthChanged(key) })
 	join(v, &v.operations, state.Operations, v.operationChanged)
 	join(v, &v.events, state.Events, nil)
 	v.tables["names"] = nameTable(v.names)

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/emptypb"
 
 	v1 "github.com/holdfast-io/holdfast/api/holdfast/v1"
 	"github.com/holdfast-io/holdfast/internal/placement"
@@ -124,6 +125,9 @@ func (d *decider) create(vol state.Entry[*v1.Volume], s *step) {
 		replica := d.ids()
 		a.Replicas = append(a.Replicas, &statepb.AssignedReplica{ReplicaId: replica, NodeId: node, PoolId: pool})
 		rec.Members = append(rec.Members, &statepb.Member{ReplicaId: replica, NodeId: node, State: uint32(spec.InSync)})
+	}
+	if a.SourceVolumeId != "" {
+		needs = append(needs, state.Births.Create(birthKey(vol), &emptypb.Empty{}))
 	}
 	s.ops = append(needs, state.Volumes.Require(vol.ID, vol.Revision), state.Assignments.Create(vol.ID, a), state.Records.Create(vol.ID, rec))
 	s.event = d.about(vol.Value, "info", "Placed", "its replicas are on %s", d.placesText(a.Replicas))
@@ -312,7 +316,7 @@ func (h *holder) dropLeft() {
 	next.Replicas = nil
 	var left []replica
 	for i, r := range h.replicas {
-		if r.Leaving && r.member == nil {
+		if r.Leaving && r.member == nil && h.beginsWith(h.vol.ID, r.PoolId) == "" {
 			left = append(left, r)
 		} else {
 			next.Replicas = append(next.Replicas, h.a.Value.Replicas[i])

@@ -38,14 +38,14 @@ func (a *attachment) takeOfGroup(id string, snap *v1.Snapshot) error {
 		}
 	case phaseHere:
 	default:
-		return a.failGroup(id, snap, fault.Errorf("node.group", fault.Canceled, "the data process ended while the group's snapshot was taken"))
+		return a.failGroup(id, snap, a.snapStatus(id).Generation, fault.Errorf("node.group", fault.Canceled, "the data process ended while the group's snapshot was taken"))
 	}
 	missing, err := a.behind(id, snap.Spec.GroupId, phaseHere)
 	switch {
 	case err != nil:
 	case missing == "":
 		delete(a.groups, id)
-		err = a.takeTogether(id, snap)
+		return a.takeTogether(id, snap)
 	case a.groups[id].IsZero():
 		a.groups[id] = time.Now()
 		return nil
@@ -56,16 +56,18 @@ func (a *attachment) takeOfGroup(id string, snap *v1.Snapshot) error {
 	}
 	if err != nil {
 		delete(a.groups, id)
-		return a.failGroup(id, snap, err)
+		return a.failGroup(id, snap, 0, err)
 	}
 	return nil
 }
 
-// failGroup says that there is no snapshot of the group, and why.
-func (a *attachment) failGroup(id string, snap *v1.Snapshot, err error) error {
+// failGroup says that there is no snapshot of the group, and why. The number is that which
+// it got, if it got one: the record may list it all the same, and then it is deleted with
+// the snapshot.
+func (a *attachment) failGroup(id string, snap *v1.Snapshot, number uint32, err error) error {
 	a.log.Warn("the group's snapshot failed", "snapshot", snap.Meta.GetName(), "err", err)
 	what, _ := fault.Describe(err)
-	return a.saySnapshot(id, &v1.SnapshotStatus{Problem: what + "; take another"})
+	return a.saySnapshot(id, &v1.SnapshotStatus{Generation: number, Problem: what + "; take another"})
 }
 
 // takeTogether takes the snapshot, with the others, which are all there.
@@ -84,7 +86,7 @@ func (a *attachment) takeTogether(id string, snap *v1.Snapshot) error {
 		return errors.Join(err, release)
 	})
 	if err != nil {
-		return err
+		return a.failGroup(id, snap, uint32(hold.Generation), err)
 	}
 	a.log.Info("snapshot of a group taken", "snapshot", snap.Meta.GetName(), "generation", hold.Generation)
 	return a.saySnapshot(id, a.ready(hold.Generation))

@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 	"time"
 
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/emptypb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	v1 "github.com/holdfast-io/holdfast/api/holdfast/v1"
@@ -26,7 +28,7 @@ func (a *attachment) snapshots() error {
 		snap, status := e.Value, a.snapStatus(e.ID)
 		switch {
 		case snap.Spec.Deleted:
-			errs = append(errs, a.deleteSnapshot(status))
+			errs = append(errs, a.deleteSnapshot(e.ID, status))
 		case status.Ready || status.Problem != "":
 		case a.explained(e.ID, status):
 		case snap.Spec.GroupId != "":
@@ -109,7 +111,11 @@ func (a *attachment) ready(g block.Generation) *v1.SnapshotStatus {
 // saySnapshot writes what there is to say of a snapshot, and waits until it is seen here
 // too: who looks next must not find what was before.
 func (a *attachment) saySnapshot(id string, s *v1.SnapshotStatus) error {
-	at, err := a.d.o.Store.Commit(a.d.ctx, state.SnapshotStatuses.Put(id, s))
+	return a.sayOfSnapshots(state.SnapshotStatuses.Put(id, s))
+}
+
+func (a *attachment) sayOfSnapshots(ops ...state.Op) error {
+	at, err := a.d.o.Store.Commit(a.d.ctx, ops...)
 	if err != nil {
 		return err
 	}
@@ -120,9 +126,19 @@ func (a *attachment) saySnapshot(id string, s *v1.SnapshotStatus) error {
 
 // next returns the generation that a snapshot becomes which is taken now, and notes it in
 // the snapshot's status first: whoever goes on after a crash finds out what became of it.
+// Another one that was to become it, and could not, is taken that note away: else it would
+// be believed to be this one.
 func (a *attachment) next(id string) (block.Generation, error) {
 	g := max(a.record().Generation, 1)
-	return g, a.saySnapshot(id, &v1.SnapshotStatus{Generation: uint32(g)})
+	ops := []state.Op{state.SnapshotStatuses.Put(id, &v1.SnapshotStatus{Generation: uint32(g)})}
+	for _, e := range a.d.view.snapshots.ByIndex(byVolume, a.id) {
+		if s := a.snapStatus(e.ID); e.ID != id && s.Generation == uint32(g) && !s.Ready {
+			other := proto.CloneOf(s)
+			other.Generation = 0
+			ops = append(ops, state.SnapshotStatuses.Put(e.ID, other))
+		}
+	}
+	return g, a.sayOfSnapshots(ops...)
 }
 
 // take takes a snapshot.
@@ -155,12 +171,21 @@ func (a *attachment) frozen(snap *v1.Snapshot, work func() error) error {
 	return mount.Frozen(ctx, a.mounted, work)
 }
 
-// deleteSnapshot deletes the generation of a snapshot that is not wished for any more.
-// Control forgets the snapshot when the record does not have it.
-func (a *attachment) deleteSnapshot(status *v1.SnapshotStatus) error {
+// deleteSnapshot deletes the generation of a snapshot that is not wished for any more, and
+// that no clone is being made of. Control forgets the snapshot when the record does not
+// have it.
+func (a *attachment) deleteSnapshot(id string, status *v1.SnapshotStatus) error {
 	g := block.Generation(status.Generation)
 	if g == 0 || !slices.Contains(a.record().Snapshots, g) {
 		return nil
+	}
+	// Asked of the store, not of the view: it must not be older than the wish to delete it.
+	births, _, err := state.Births.List(a.d.ctx, a.d.o.Store)
+	if err != nil {
+		return err
+	}
+	if slices.ContainsFunc(births, func(e state.Entry[*emptypb.Empty]) bool { return strings.HasPrefix(e.ID, id+"/") }) {
+		return nil // the next look finds it made
 	}
 	a.log.Info("deleting a snapshot", "generation", g)
 	return a.order(&coordinator.Change{Op: coordinator.DeleteSnapshot, Generation: g})

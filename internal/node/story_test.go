@@ -6,6 +6,8 @@ import (
 	"slices"
 	"testing"
 
+	"google.golang.org/protobuf/types/known/emptypb"
+
 	v1 "github.com/holdfast-io/holdfast/api/holdfast/v1"
 	"github.com/holdfast-io/holdfast/internal/state"
 	"github.com/holdfast-io/holdfast/internal/state/statepb"
@@ -123,4 +125,50 @@ func TestGroupSnapshot(t *testing.T) {
 	}
 	m.detach(a)
 	m.detach(b)
+}
+
+// One snapshot can't be taken while another process has the filesystem frozen; one that is
+// taken meanwhile gets the number that the first was to have. They are two. And one that a
+// clone is being made of goes only when that has been made.
+func TestASnapshotThatWaitsIsNotMistakenForAnother(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root, to mount")
+	}
+	m := newMachine(t)
+	id := m.create("db", 320<<20)
+	dir := filepath.Join(t.TempDir(), "mnt")
+	m.commit(state.Attachments.Put(id, &v1.Attachment{VolumeId: id, Spec: &v1.AttachmentSpec{NodeId: m.o.Node.String(), MountPath: dir}}))
+	await(m, state.AttachStatuses, id, func(s *v1.AttachmentStatus) bool { return s.MountPath == dir })
+	sh(t, `fsfreeze --freeze "$1"`, dir)
+	thawed := false
+	defer func() {
+		if !thawed {
+			sh(t, `fsfreeze --unfreeze "$1"`, dir)
+		}
+	}()
+	m.commit(state.Snapshots.Create("frozen", &v1.Snapshot{Meta: &v1.Meta{Id: "frozen", Name: "frozen"}, Spec: &v1.SnapshotSpec{VolumeId: id, Freeze: true}}))
+	await(m, state.SnapshotStatuses, "frozen", func(s *v1.SnapshotStatus) bool { return s.Generation != 0 })
+	plain := m.snapshot(id, "plain", nil)
+	next := m.snapshot(id, "next", nil)
+	if s, err := state.SnapshotStatuses.Get(t.Context(), m.store, "frozen"); err != nil || s.Value.Ready {
+		t.Errorf("the filesystem is frozen by somebody else, and the snapshot is %v, %v; another is %v", s.Value, err, plain)
+	}
+	thawed = true
+	sh(t, `fsfreeze --unfreeze "$1"`, dir)
+	got := await(m, state.SnapshotStatuses, "frozen", func(s *v1.SnapshotStatus) bool { return s.Ready || s.Problem != "" })
+	if got.Problem != "" || got.Generation == plain.Generation || got.Generation == next.Generation || plain.Generation == next.Generation {
+		t.Errorf("the snapshots are %v, %v and %v", got, plain, next)
+	}
+
+	m.commit(state.Births.Create("plain/clone", &emptypb.Empty{}),
+		state.Snapshots.Put("plain", &v1.Snapshot{Meta: &v1.Meta{Id: "plain", Name: "plain"}, Spec: &v1.SnapshotSpec{VolumeId: id, Deleted: true}}),
+		state.Snapshots.Put("next", &v1.Snapshot{Meta: &v1.Meta{Id: "next", Name: "next"}, Spec: &v1.SnapshotSpec{VolumeId: id, Deleted: true}}))
+	rec := await(m, state.Records, id, func(r *statepb.Record) bool { return !slices.Contains(r.Snapshots, next.Generation) })
+	m.snapshot(id, "later", nil)
+	if !slices.Contains(rec.Snapshots, plain.Generation) {
+		t.Error("a snapshot went while a clone was being made of it")
+	}
+	m.commit(state.Births.Delete("plain/clone", 0))
+	await(m, state.Records, id, func(r *statepb.Record) bool { return !slices.Contains(r.Snapshots, plain.Generation) })
+	m.detach(id)
 }

@@ -145,7 +145,7 @@ func (s *Server) waitTaken(ctx context.Context, wait time.Duration, ids ...strin
 				return false, "", fault.Errorf("server", fault.NotFound, "the snapshot was deleted meanwhile")
 			}
 			if snap := s.view.snapshot(e); snap.Status.Problem != "" {
-				return false, "", fault.WithCure(fault.Errorf("server", fault.Unavailable, "snapshot %s was not taken: %s", snap.Meta.Name, snap.Status.Problem), "take another")
+				return false, "", fault.Errorf("server", fault.Unavailable, "snapshot %s was not taken: %s", snap.Meta.Name, snap.Status.Problem)
 			} else if !snap.Status.Ready {
 				return false, "the head of volume " + s.view.volumeName(snap.Spec.VolumeId) + " is at it", nil
 			}

@@ -29,6 +29,7 @@ import (
 //	absences/<id>            control: since when a node or pool has been away
 //	condemned/<replica>      control: a replica that is to be deleted
 //	strays/<replica>         control: a replica that nobody expects
+//	births/<snapshot>/<volume>   control: a clone whose replicas are not all made yet
 //	schedules/<policy>/<volume>  control: how far a policy has come with a volume
 //	settings/cluster         server
 //	operations/<id>          who asks or does the work creates it, then who does the work;
@@ -63,6 +64,7 @@ var (
 	Condemned        = Table[*statepb.Condemned]{Root + "condemned/"}
 	Strays           = Table[*statepb.Stray]{Root + "strays/"}
 	ScheduleMarks    = Table[*statepb.ScheduleMark]{Root + "schedules/"}
+	Births           = Table[*emptypb.Empty]{Root + "births/"}
 	Settings         = Table[*v1.ClusterSettings]{Root + "settings/"}
 	Alive            = Table[*emptypb.Empty]{AlivePrefix}
 	Operations       = Table[*v1.Operation]{Root + "operations/"}
