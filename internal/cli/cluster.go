@@ -53,17 +53,26 @@ func (r *remote) printCluster(k *v1.Cluster) error {
 		fields := k.GetSettings().ProtoReflect().Descriptor().Fields()
 		for i := range fields.Len() {
 			if f := fields.Get(i); f.Name() != "revision" {
-				t.row(string(f.Name())+":", settingText(k.GetSettings(), f))
+				t.row(string(f.Name())+":", settingText(k, f))
 			}
 		}
 	})
 }
 
-// settingText prints a setting, or that it is the default.
-func settingText(s *v1.ClusterSettings, f protoreflect.FieldDescriptor) string {
-	m := s.ProtoReflect()
-	if !m.Has(f) {
-		return "default"
+// settingText prints a setting, or what holds as nothing is set.
+func settingText(k *v1.Cluster, f protoreflect.FieldDescriptor) string {
+	if s := k.GetSettings().ProtoReflect(); s.Has(f) {
+		return valueText(s, f)
+	}
+	return valueText(k.GetDefaults().ProtoReflect(), f) + " (default)"
+}
+
+func valueText(m protoreflect.Message, f protoreflect.FieldDescriptor) string {
+	if strings.HasSuffix(string(f.Name()), "bytes_per_second") {
+		if n := m.Get(f).Int(); n > 0 {
+			return bytesText(n) + "/s"
+		}
+		return "no limit"
 	}
 	if f.Message() != nil {
 		if d, ok := m.Get(f).Message().Interface().(*durationpb.Duration); ok {

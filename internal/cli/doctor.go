@@ -1,9 +1,11 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -263,8 +265,15 @@ func clusterFindings(ctx context.Context, r *remote) []finding {
 		what, cure := fault.Describe(explained(err, c.Address))
 		return append(found, bad("API", cure, "%s", what))
 	}
+	names := map[string]string{}
 	for _, n := range nodes {
+		names[n.GetMeta().GetId()] = n.GetMeta().GetName()
 		found = append(found, checkPorts(ctx, n)...)
+	}
+	for _, m := range st.GetMetadata().GetMembers() {
+		if u, err := url.Parse(m.Address); err == nil && u.Host != "" {
+			found = append(found, checkPort(ctx, "metadata of node "+cmp.Or(names[m.NodeId], m.NodeId, "outside"), u.Host)...)
+		}
 	}
 	return found
 }
@@ -277,17 +286,20 @@ func checkPorts(ctx context.Context, n *v1.Node) (found []finding) {
 	if n.GetStatus().GetState() != v1.NodeState_NODE_STATE_UP {
 		return nil // it is down: that has been said
 	}
-	for what, address := range map[string]string{"API": n.Status.ApiAddress, "data": n.Status.DataAddress, "metadata": n.Status.PeerAddress} {
-		if address == "" {
-			continue
-		}
-		dialer := net.Dialer{Timeout: dialTimeout}
-		conn, err := dialer.DialContext(ctx, "tcp", address)
-		if err != nil {
-			found = append(found, bad("port", "open it in the firewall between the two, and see that the address is right", "%s of node %s at %s can't be reached from here: %v", what, n.GetMeta().GetName(), address, err))
-			continue
-		}
-		_ = conn.Close() // it answered
+	name := n.GetMeta().GetName()
+	return append(checkPort(ctx, "API of node "+name, n.Status.ApiAddress), checkPort(ctx, "data of node "+name, n.Status.DataAddress)...)
+}
+
+// checkPort connects to one address, if it is known.
+func checkPort(ctx context.Context, what, address string) []finding {
+	if address == "" {
+		return nil
 	}
-	return found
+	dialer := net.Dialer{Timeout: dialTimeout}
+	conn, err := dialer.DialContext(ctx, "tcp", address)
+	if err != nil {
+		return []finding{bad("port", "open it in the firewall between the two, and see that the address is right", "%s at %s can't be reached from here: %v", what, address, err)}
+	}
+	_ = conn.Close() // it answered
+	return nil
 }

@@ -39,6 +39,28 @@ func collect[T any](get func(token string) (page []T, next string, err error)) (
 	}
 }
 
+// pageMax is how much the server gives in one page.
+const pageMax = 1000
+
+// collectMost reads pages of a list until it has so many.
+func collectMost[T any](most int, get func(token string, size int32) (page []T, next string, err error)) ([]T, error) {
+	if most <= 0 {
+		return nil, fmt.Errorf("--limit %d: want a number above 0", most)
+	}
+	return collect(func(token string) ([]T, string, error) {
+		page, next, err := get(token, int32(min(most, pageMax)))
+		if most -= len(page); most <= 0 {
+			next = ""
+		}
+		return page, next, err
+	})
+}
+
+// limitFlag adds --limit.
+func limitFlag(cmd *cobra.Command, most *int) {
+	cmd.Flags().IntVar(most, "limit", 100, "at most so `many`, the newest")
+}
+
 // watchFlag adds --watch.
 func watchFlag(cmd *cobra.Command, watch *bool) {
 	cmd.Flags().BoolVarP(watch, "watch", "w", false, "go on printing what changes, until interrupted")

@@ -61,7 +61,6 @@ learns, which one leads, and whether it answers.`,
 func drawMembers(t *table, list []daemon.Member) {
 	t.row("ID", "NODE", "ADDRESS", "ROLE", "HEALTHY", "SIZE")
 	for _, m := range list {
-
 		t.row(m.ID, m.Node, m.Address, m.Role, m.Healthy, bytesText(m.Bytes))
 	}
 }

@@ -39,7 +39,35 @@ func nodeVerbs(r *remote) []*cobra.Command {
 	}
 }
 
-func nodeColumns() []column[*v1.Node] {
+// metadataRoles tells by node what it is to the cluster's metadata. Without them nothing
+// is shown.
+func metadataRoles(ctx context.Context, c *client.Client) map[string]string {
+	roles := map[string]string{}
+	st, err := c.Cluster.GetStatus(ctx, &v1.GetStatusRequest{})
+	if err != nil {
+		return roles
+	}
+	for _, m := range st.GetMetadata().GetMembers() {
+		roles[m.NodeId] = memberRole(m)
+		if !m.Healthy {
+			roles[m.NodeId] += ", down"
+		}
+	}
+	return roles
+}
+
+func memberRole(m *v1.MetadataMember) string {
+	switch {
+	case m.Leader:
+		return "leader"
+	case m.Learner:
+		return "learner"
+	}
+	return "voter"
+}
+
+// nodeColumns are how nodes look in a table; roles tells what they are to the metadata.
+func nodeColumns(roles map[string]string) []column[*v1.Node] {
 	return []column[*v1.Node]{
 		{head: "NAME", cell: func(n *v1.Node) string { return n.GetMeta().GetName() }},
 		{head: "STATE", cell: nodeStateText},
@@ -48,12 +76,20 @@ func nodeColumns() []column[*v1.Node] {
 		{head: "REGION", wide: true, cell: func(n *v1.Node) string { return n.GetSpec().GetRegion() }},
 		{head: "API", cell: func(n *v1.Node) string { return n.GetStatus().GetApiAddress() }},
 		{head: "DATA", wide: true, cell: func(n *v1.Node) string { return n.GetStatus().GetDataAddress() }},
-		{head: "METADATA", wide: true, cell: func(n *v1.Node) string { return n.GetStatus().GetPeerAddress() }},
+		{head: "METADATA", wide: true, cell: func(n *v1.Node) string { return roles[n.GetMeta().GetId()] }},
 		{head: "VERSION", cell: func(n *v1.Node) string { return n.GetStatus().GetVersion() }},
 		{head: "LABELS", wide: true, cell: func(n *v1.Node) string { return labelsText(n.GetMeta().GetLabels()) }},
-		{head: "SEEN", wide: true, cell: func(n *v1.Node) string { return timeText(n.GetStatus().GetSeen()) }},
+		{head: "SEEN", wide: true, cell: seenText},
 		{head: "ID", wide: true, cell: func(n *v1.Node) string { return n.GetMeta().GetId() }},
 	}
+}
+
+// seenText is when a node was heard of last.
+func seenText(n *v1.Node) string {
+	if n.GetStatus().GetState() == v1.NodeState_NODE_STATE_UP {
+		return "now"
+	}
+	return timeText(n.GetStatus().GetSeen())
 }
 
 // nodeStateText is a node's state, with what was asked of it.
@@ -96,18 +132,22 @@ func newNodeList(r *remote) *cobra.Command {
 		Args: exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return r.do(cmd, func(ctx context.Context, c *client.Client) error {
+				columns := nodeColumns(nil)
+				if r.out.format == "wide" {
+					columns = nodeColumns(metadataRoles(ctx, c))
+				}
 				if watch {
 					s, err := c.Nodes.WatchNodes(ctx, &v1.WatchNodesRequest{Selector: q.Selector})
 					if err != nil {
 						return err
 					}
-					return follow(r.out, s, func(m *v1.WatchNodesResponse) (v1.Change, *v1.Node) { return m.Change, m.Node }, nodeColumns())
+					return follow(r.out, s, func(m *v1.WatchNodesResponse) (v1.Change, *v1.Node) { return m.Change, m.Node }, columns)
 				}
 				all, err := allNodes(ctx, c, q)
 				if err != nil {
 					return err
 				}
-				return printList(r.out, all, nodeColumns())
+				return printList(r.out, all, columns)
 			})
 		},
 	}
@@ -117,8 +157,8 @@ func newNodeList(r *remote) *cobra.Command {
 	return cmd
 }
 
-func (r *remote) printNode(n *v1.Node) error {
-	return printOne(r.out, n, nodeColumns(), func(t *table) { conditions(t, n.GetStatus().GetConditions()) })
+func (r *remote) printNode(ctx context.Context, c *client.Client, n *v1.Node) error {
+	return printOne(r.out, n, nodeColumns(metadataRoles(ctx, c)), func(t *table) { conditions(t, n.GetStatus().GetConditions()) })
 }
 
 func newNodeGet(r *remote) *cobra.Command {
@@ -136,7 +176,7 @@ cause and the cure.`,
 				if err != nil {
 					return err
 				}
-				return r.printNode(n)
+				return r.printNode(ctx, c, n)
 			})
 		},
 	}
@@ -165,7 +205,7 @@ func newNodeUpdate(r *remote) *cobra.Command {
 				if err != nil {
 					return err
 				}
-				return r.printNode(n)
+				return r.printNode(ctx, c, n)
 			})
 		},
 	}
@@ -192,7 +232,7 @@ func newNodeSwitch(r *remote, verb, short string, turn func(context.Context, *cl
 				if err != nil {
 					return err
 				}
-				return r.printNode(n)
+				return r.printNode(ctx, c, n)
 			})
 		},
 	}
@@ -238,7 +278,7 @@ With --off it counts again.`,
 				if err != nil {
 					return err
 				}
-				return r.printNode(n)
+				return r.printNode(ctx, c, n)
 			})
 		},
 	}

@@ -48,9 +48,9 @@ func (r *remote) printOperation(o *v1.Operation) error {
 		}
 		t.section()
 		rows(t, false, []column[*v1.Step]{
-			{head: "VOLUME", cell: func(s *v1.Step) string { return s.VolumeId }},
-			{head: "FROM POOL", cell: func(s *v1.Step) string { return s.FromPoolId }},
-			{head: "TO POOL", cell: func(s *v1.Step) string { return s.ToPoolId }},
+			{head: "VOLUME", cell: func(s *v1.Step) string { return cmp.Or(s.VolumeName, s.VolumeId) }},
+			{head: "FROM POOL", cell: func(s *v1.Step) string { return cmp.Or(s.FromPoolName, s.FromPoolId) }},
+			{head: "TO POOL", cell: func(s *v1.Step) string { return cmp.Or(s.ToPoolName, s.ToPoolId) }},
 			{head: "BYTES", cell: func(s *v1.Step) string { return bytesText(s.Bytes) }},
 			{head: "DONE", cell: func(s *v1.Step) string { return yesNo(s.Done) }},
 		}, true, o.Steps...)
@@ -106,6 +106,7 @@ func newOperationCommand(r *remote) *cobra.Command {
 func newOperationList(r *remote) *cobra.Command {
 	q := &v1.ListOperationsRequest{}
 	var watch bool
+	var most int
 	cmd := &cobra.Command{
 		Use:     "list",
 		Aliases: []string{"ls"},
@@ -123,8 +124,8 @@ func newOperationList(r *remote) *cobra.Command {
 					}
 					return follow(r.out, s, func(m *v1.WatchOperationsResponse) (v1.Change, *v1.Operation) { return m.Change, m.Operation }, operationColumns())
 				}
-				all, err := collect(func(token string) ([]*v1.Operation, string, error) {
-					q.PageToken = token
+				all, err := collectMost(most, func(token string, size int32) ([]*v1.Operation, string, error) {
+					q.PageToken, q.PageSize = token, size
 					out, err := c.Operations.ListOperations(ctx, q)
 					return out.GetOperations(), out.GetNextPageToken(), err
 				})
@@ -138,6 +139,7 @@ func newOperationList(r *remote) *cobra.Command {
 	cmd.Flags().BoolVar(&q.Running, "running", false, "only those that haven't ended")
 	cmd.Flags().StringVar(&q.Kind, "kind", "", "only of this `kind`, such as VolumeMove")
 	cmd.Flags().StringVar(&q.Target, "target", "", "only of this `object`, such as volume/db")
+	limitFlag(cmd, &most)
 	watchFlag(cmd, &watch)
 	return cmd
 }
@@ -229,15 +231,10 @@ name, its kind (volume, node, pool, snapshot) or both (volume/db).`,
 				if since > 0 {
 					q.Since = timestamppb.New(time.Now().Add(-since))
 				}
-				all, err := collect(func(token string) ([]*v1.Event, string, error) {
-					q.PageToken, q.PageSize = token, int32(min(most, 1000))
+				all, err := collectMost(most, func(token string, size int32) ([]*v1.Event, string, error) {
+					q.PageToken, q.PageSize = token, size
 					out, err := c.Events.ListEvents(ctx, q)
-					most -= len(out.GetEvents())
-					next := out.GetNextPageToken()
-					if most <= 0 {
-						next = ""
-					}
-					return out.GetEvents(), next, err
+					return out.GetEvents(), out.GetNextPageToken(), err
 				})
 				if err != nil {
 					return err
@@ -251,7 +248,7 @@ name, its kind (volume, node, pool, snapshot) or both (volume/db).`,
 	f.StringVar(&q.Reason, "reason", "", "only of this `reason`")
 	f.StringVar(&q.Node, "node", "", "only what this `node` says")
 	f.DurationVar(&since, "since", 0, "only of the last `time`, such as 1h")
-	f.IntVar(&most, "limit", 100, "at most so many")
+	limitFlag(cmd, &most)
 	watchFlag(cmd, &watch)
 	return cmd
 }

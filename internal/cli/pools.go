@@ -25,12 +25,22 @@ func poolColumns(names map[string]string) []column[*v1.Pool] {
 		{head: "CLASS", cell: func(p *v1.Pool) string { return p.GetStatus().GetClass() }},
 		{head: "CAPACITY", cell: func(p *v1.Pool) string { return bytesText(p.GetStatus().GetCapacityBytes()) }},
 		{head: "USED", cell: func(p *v1.Pool) string { return bytesText(p.GetStatus().GetUsedBytes()) }},
+		{head: "PROMISED", cell: promisedText},
 		{head: "STATE", cell: poolStateText},
 		{head: "RESERVE", wide: true, cell: func(p *v1.Pool) string { return bytesText(p.GetStatus().GetReserveBytes()) }},
 		{head: "PATH", wide: true, cell: func(p *v1.Pool) string { return p.GetStatus().GetPath() }},
 		{head: "LABELS", wide: true, cell: func(p *v1.Pool) string { return labelsText(p.GetMeta().GetLabels()) }},
 		{head: "ID", wide: true, cell: func(p *v1.Pool) string { return p.GetMeta().GetId() }},
 	}
+}
+
+// promisedText is how much the volumes with a replica in a pool may take.
+func promisedText(p *v1.Pool) string {
+	text := bytesText(p.GetStatus().GetPromisedBytes())
+	if n := p.GetStatus().GetTrashedBytes(); n > 0 {
+		text += " (" + bytesText(n) + " in the trash)"
+	}
+	return text
 }
 
 func poolStateText(p *v1.Pool) string {
@@ -95,7 +105,7 @@ func newPoolGet(r *remote) *cobra.Command {
 		Short: "Show a pool of the cluster, and what is wrong with it",
 		Long: `Show a pool of the cluster by name or id. For a pool of this machine by its
 path, without a cluster, see holdfast pool show.`,
-		Example: "  holdfast pool get n1-1",
+		Example: "  holdfast pool get n1-68eb3d73",
 		Args:    exactly("POOL"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return r.do(cmd, func(ctx context.Context, c *client.Client) error {
@@ -118,8 +128,8 @@ func newPoolUpdate(r *remote) *cobra.Command {
 		Use:   "update POOL",
 		Short: "Change a pool of the cluster: class, labels, name, whether it gets replicas",
 		Long:  "Change what the cluster knows of a pool. Only what is named changes.",
-		Example: `  holdfast pool update n1-1 --class high --label disk=nvme
-  holdfast pool update n1-1 --cordon`,
+		Example: `  holdfast pool update n1-68eb3d73 --class high --label disk=nvme
+  holdfast pool update n1-68eb3d73 --cordon`,
 		Args: exactly("POOL"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			q.Pool, q.RemoveLabels = args[0], list(unset)
@@ -162,7 +172,7 @@ func newPoolDrain(r *remote) *cobra.Command {
 		Short: "Move a pool's replicas to other pools",
 		Long: `Move all replicas of a pool of the cluster to other pools, and give it no new
 ones.`,
-		Example: "  holdfast pool drain n1-1 --wait",
+		Example: "  holdfast pool drain n1-68eb3d73 --wait",
 		Args:    exactly("POOL"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return r.do(cmd, func(ctx context.Context, c *client.Client) error {
@@ -183,7 +193,7 @@ func newPoolUndrain(r *remote) *cobra.Command {
 		Use:     "undrain POOL",
 		Short:   "Stop moving a pool's replicas away",
 		Long:    "Stop moving a pool's replicas away, and let it have new ones again.",
-		Example: "  holdfast pool undrain n1-1",
+		Example: "  holdfast pool undrain n1-68eb3d73",
 		Args:    exactly("POOL"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return r.do(cmd, func(ctx context.Context, c *client.Client) error {
@@ -206,7 +216,7 @@ func newPoolRemove(r *remote) *cobra.Command {
 		Long: `Make the cluster forget a pool for good. --preview says what that would mean,
 and changes nothing. It is refused where data would be lost, unless it is
 forced.`,
-		Example: "  holdfast pool remove n1-1 --preview",
+		Example: "  holdfast pool remove n1-68eb3d73 --preview",
 		Args:    exactly("POOL"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return r.do(cmd, func(ctx context.Context, c *client.Client) error {

@@ -91,6 +91,9 @@ func poolsText(p *v1.PoolCounts) string {
 	text := fmt.Sprintf("%d", p.GetTotal())
 	if p.GetTotal() > 0 {
 		text += fmt.Sprintf(": %d healthy; %s of %s used, %s promised", p.GetHealthy(), bytesText(p.GetUsedBytes()), bytesText(p.GetCapacityBytes()), bytesText(p.GetPromisedBytes()))
+		if n := p.GetTrashedBytes(); n > 0 {
+			text += ", " + bytesText(n) + " of it to volumes in the trash"
+		}
 	}
 	return text
 }

@@ -272,14 +272,20 @@ func newVolumePurge(r *remote) *cobra.Command {
 		Use:   "purge VOLUME...",
 		Short: "Delete for good what is in the trash",
 		Long: `Delete for good volumes that are in the trash, without waiting for their time
-to be over.`,
+to be over. Until then they hold their space in the pools. One that does not
+exist is success.`,
 		Example: "  holdfast volume purge db",
 		Args:    cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return r.do(cmd, func(ctx context.Context, c *client.Client) error {
 				for _, name := range args {
-					if _, err := c.Volumes.PurgeVolume(ctx, &v1.PurgeVolumeRequest{Volume: name, Wait: w.proto()}); err != nil {
+					out, err := c.Volumes.PurgeVolume(ctx, &v1.PurgeVolumeRequest{Volume: name, Wait: w.proto()})
+					if err != nil {
 						return err
+					}
+					if out.Volume == nil {
+						r.out.say("there is no volume %s in the trash", name)
+						continue
 					}
 					r.out.say("volume %s is deleted for good", name)
 				}

@@ -154,6 +154,9 @@ func (d *decider) volumeMove(op *v1.Operation) {
 	a := d.assignments.value(op.TargetId)
 	at := slices.IndexFunc(a.GetReplicas(), func(r *assigned) bool { return r.ReplicaId == op.Parameters[paramReplica] })
 	if at < 0 {
+		for _, s := range op.Steps {
+			s.Done = true
+		}
 		op.Message = "its replicas are on " + d.placesText(a.GetReplicas())
 		end(d, op, "")
 		return
@@ -336,7 +339,7 @@ func (d *decider) forgetPool(id string) (ops []state.Op) {
 
 // rebalance makes a plan, once, and looks how far it has come.
 func (d *decider) rebalance(op *v1.Operation) {
-	if op.Steps == nil && op.Message == "" {
+	if op.Steps == nil && op.Progress == nil { // it has just been asked for
 		d.planRebalance(op)
 		if len(op.Steps) > 0 && op.Parameters[paramDryRun] != "true" {
 			return // what was in the way of an earlier wish does not count

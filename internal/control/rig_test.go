@@ -146,7 +146,7 @@ func (r *rig) create(id string, s *v1.VolumeSpec) {
 }
 
 func (r *rig) operation(id, kind, target string, parameters map[string]string) {
-	r.do(state.Operations.Create(id, &v1.Operation{Id: id, Kind: kind, Target: target, TargetId: target, Parameters: parameters}))
+	r.do(state.Operations.Create(id, &v1.Operation{Id: id, Kind: kind, Target: target, TargetId: target, Parameters: parameters, Message: "waits to be taken up"}))
 }
 
 // leader returns a leader over a store, which may be mortal.

@@ -370,7 +370,7 @@ func (h *holder) grow() {
 		if !h.room().Fits(r.PoolId, more) {
 			h.waiting = true
 			h.due(h.now.Add(time.Minute))
-			h.tell(Grown, false, "NoSpace", "pool %s on %s can't be promised so much more; add space, move the replica, or raise the over-commit limit (settings overcommit_percent)",
+			h.tell(Grown, false, "NoSpace", "pool %s on %s can't be promised so much more; add space, purge what is in the trash (holdfast volume list --trash), move the replica, or raise the over-commit limit (settings overcommit_percent)",
 				cmp.Or(h.pools.value(r.PoolId).GetMeta().GetName(), r.PoolId), h.nodeName(r.NodeId))
 			return
 		}

@@ -57,8 +57,9 @@ func (d *daemon) reportPool(ctx context.Context, said map[string]proto.Message, 
 		return
 	}
 	if said[p.id] == nil {
-		_, err := d.o.Store.Commit(ctx, state.Pools.Create(p.id, &v1.Pool{
-			Meta: &v1.Meta{Id: p.id, Name: d.o.Name + "-" + p.id[:8], Created: timestamppb.New(p.pool.Identity().Created)},
+		name := d.o.Name + "-" + p.id[:8]
+		_, err := d.o.Store.Commit(ctx, state.Create(state.NameKey(state.KindPool, name), []byte(p.id)), state.Pools.Create(p.id, &v1.Pool{
+			Meta: &v1.Meta{Id: p.id, Name: name, Created: timestamppb.New(p.pool.Identity().Created)},
 			Spec: &v1.PoolSpec{NodeId: d.o.Node.String()},
 		}))
 		if err != nil && !fault.Is(err, fault.Busy) { // it is known

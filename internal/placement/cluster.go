@@ -45,6 +45,7 @@ type node struct {
 	zone, rack int32
 	pools      []int32
 	gone       bool
+	lost       bool // it is what Lose was asked of
 }
 
 type pool struct {
@@ -219,6 +220,8 @@ func (c *Cluster) tier(class string) *tier {
 func (c *Cluster) standing(p int32) Reason {
 	x := &c.pools[p]
 	switch n := &c.nodes[x.node]; {
+	case n.lost:
+		return NodeLost
 	case n.Down:
 		return NodeDown
 	case n.Maintenance:

@@ -35,7 +35,7 @@ func (c *Cluster) Lose(volumes iter.Seq[Placed], nodes ...string) Loss {
 	gone := map[int32]bool{-1: true}
 	for _, id := range nodes {
 		if i, ok := d.nodeOf[id]; ok {
-			d.nodes[i].Down, gone[i] = true, true
+			d.nodes[i].lost, gone[i] = true, true
 		}
 	}
 	loss := Loss{Into: map[string]int64{}}

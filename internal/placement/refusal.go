@@ -22,6 +22,7 @@ const (
 	RackNotNamed           // the volume names racks, and not this one
 	LabelsLacking          // the node lacks a label
 	OtherClass             // the pool is of another class
+	NodeLost               // it would be lost with the node, or pool, whose loss is thought of
 	NodeDown               // the node is down
 	NodeMaintenance        // the node is in maintenance
 	NodeDraining           // the node is draining
@@ -180,7 +181,7 @@ func (c *Cluster) headline(q *query, placed int, by [reasons][]int32) (what, cur
 			"bring back or uncordon what is named, or ask for fewer replicas"
 	case len(by[PromisedFull])+len(by[Full]) > 0:
 		return fmt.Sprintf("no room for replica %d of %d of %s", have+1, want, bytesText(max(v.Size, v.Used))),
-			"add a pool or a node, delete volumes, or raise the over-commit limit (settings overcommit_percent)"
+			"add a pool or a node, delete volumes, purge what is in the trash (holdfast volume list --trash), or raise the over-commit limit (settings overcommit_percent)"
 	case len(c.nodeOf) < want:
 		return fmt.Sprintf("needs %d nodes, the cluster has %d", want, len(c.nodeOf)), "add nodes, or ask for fewer replicas"
 	}
@@ -222,6 +223,7 @@ func (c *Cluster) tell(q *query, reason Reason, list []int32) string {
 		RackNotNamed:    is + " outside of rack " + strings.Join(v.Racks, ", "),
 		LabelsLacking:   is + " on nodes without " + labelsText(v.Labels),
 		OtherClass:      has + " not class " + v.Class,
+		NodeLost:        "would be gone",
 		NodeDown:        is + " on nodes that are down",
 		NodeMaintenance: is + " on nodes in maintenance",
 		NodeDraining:    is + " on draining nodes",

@@ -13,6 +13,7 @@ import (
 
 	v1 "github.com/holdfast-io/holdfast/api/holdfast/v1"
 	"github.com/holdfast-io/holdfast/internal/block"
+	"github.com/holdfast-io/holdfast/internal/control"
 	"github.com/holdfast-io/holdfast/internal/fault"
 	"github.com/holdfast-io/holdfast/internal/state"
 )
@@ -42,8 +43,15 @@ func (s *Server) cluster(ctx context.Context) *v1.Cluster {
 	if e, err := clusterTable.Get(ctx, s.store, clusterID); err == nil {
 		out = e.Value
 	}
-	out.Settings = clone(s.view.setting())
+	out.Settings, out.Defaults = clone(s.view.setting()), s.defaults()
 	return out
+}
+
+// defaults are what holds where nobody has set anything.
+func (s *Server) defaults() *v1.ClusterSettings {
+	d := control.Defaults()
+	d.DefaultReplicas, d.DefaultFilesystem = s.defaultReplicas(), filesystemDefault
+	return d
 }
 
 // GetCluster returns who the cluster is, and its settings.

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"time"
 
+	"google.golang.org/protobuf/types/known/timestamppb"
+
 	v1 "github.com/holdfast-io/holdfast/api/holdfast/v1"
 	"github.com/holdfast-io/holdfast/internal/state"
 	"github.com/holdfast-io/holdfast/internal/state/statepb"
@@ -85,12 +87,22 @@ func (v *view) node(e state.Entry[*v1.Node]) *v1.Node {
 	if s := value(v.nodeStatuses, e.ID); s != nil {
 		out.Status = clone(s)
 	}
-	out.Status.State = v1.NodeState_NODE_STATE_UP
+	out.Status.State, out.Status.Seen = v1.NodeState_NODE_STATE_UP, nil
 	if !v.up(e.ID) {
+		out.Status.Seen = v.lastSeen(e.ID)
 		out.Status.State = v1.NodeState_NODE_STATE_DOWN
 		out.Status.Conditions = append([]*v1.Condition{v.whyDown(out)}, out.Status.Conditions...)
 	}
 	return out
+}
+
+// lastSeen returns when a node that is down was heard of last: when its lease was found to
+// be over, or else when it said something about itself; nil for never.
+func (v *view) lastSeen(id string) *timestamppb.Timestamp {
+	if away := value(v.absences, id); away != nil {
+		return away.Since
+	}
+	return value(v.nodeStatuses, id).GetSeen()
 }
 
 func (v *view) whyDown(n *v1.Node) *v1.Condition {
@@ -121,6 +133,34 @@ func (v *view) poolOf(e state.Entry[*v1.Pool]) *v1.Pool {
 			Message: fmt.Sprintf("node %s is down: start it", v.nodeName(node))}}, out.Status.Conditions...)
 	}
 	out.Status.Class = cmp.Or(out.GetSpec().GetClass(), out.Status.Class)
+	out.Status.PromisedBytes, out.Status.TrashedBytes = v.promised(e.ID)
+	return out
+}
+
+// promised sums up the volumes with a replica in a pool. Those in the trash hold their
+// space, for they can come back.
+func (v *view) promised(pool string) (all, trashed int64) {
+	for _, a := range v.assignments.ByIndex(byPool, pool) {
+		spec := value(v.volumes, a.ID).GetSpec()
+		all += spec.GetSizeBytes()
+		if spec.GetDeleted() != nil {
+			trashed += spec.GetSizeBytes()
+		}
+	}
+	return all, trashed
+}
+
+// operation returns an operation as the API shows it: with the names of now.
+func (v *view) operation(o *v1.Operation) *v1.Operation {
+	if len(o.GetSteps()) == 0 {
+		return o
+	}
+	out := clone(o)
+	for _, s := range out.Steps {
+		s.VolumeName = value(v.volumes, s.VolumeId).GetMeta().GetName()
+		s.FromPoolName = value(v.pools, s.FromPoolId).GetMeta().GetName()
+		s.ToPoolName = value(v.pools, s.ToPoolId).GetMeta().GetName()
+	}
 	return out
 }
 

@@ -292,7 +292,7 @@ func TestPoolIsRegisteredOnce(t *testing.T) {
 	r := &v1.RegisterPoolRequest{PoolId: servertest.PoolID(9), NodeId: servertest.NodeID(1), Class: "high"}
 	p, err := c.Client.Pools.RegisterPool(c.Ctx, r)
 	c.Must(err)
-	if p.Meta.Name != "n1-2" {
+	if p.Meta.Name != "n1-70000900" {
 		t.Errorf("it is called %s", p.Meta.Name)
 	}
 	_, err = c.Client.Pools.RegisterPool(c.Ctx, r)

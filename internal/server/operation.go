@@ -33,7 +33,7 @@ func (s *operations) find(ctx context.Context, id string) (state.Entry[*v1.Opera
 // GetOperation returns one operation.
 func (s *operations) GetOperation(ctx context.Context, r *v1.GetOperationRequest) (*v1.Operation, error) {
 	e, err := s.find(ctx, r.Id)
-	return e.Value, err
+	return s.view.operation(e.Value), err
 }
 
 func operationKey(o *v1.Operation) string {
@@ -51,6 +51,9 @@ func (s *operations) ListOperations(_ context.Context, r *v1.ListOperationsReque
 		}
 	}
 	list, next, err := page(sortedBy(list, operationKey), r.PageSize, r.PageToken, operationKey)
+	for i, o := range list {
+		list[i] = s.view.operation(o)
+	}
 	return &v1.ListOperationsResponse{Operations: list, NextPageToken: next}, err
 }
 
@@ -65,7 +68,7 @@ func (s *operations) WatchOperations(ctx context.Context, r *v1.WatchOperationsR
 		all := watched[*v1.Operation]{}
 		for _, e := range s.view.operations.List() {
 			if r.Id == "" || r.Id == e.ID {
-				all[e.ID] = e.Value
+				all[e.ID] = s.view.operation(e.Value)
 			}
 		}
 		return all
@@ -99,7 +102,7 @@ func (s *operations) WaitOperation(ctx context.Context, r *v1.WaitOperationReque
 	if fault.Is(err, fault.Timeout) && ctx.Err() == nil {
 		err = nil // it says itself that it hasn't ended
 	}
-	return e.Value, err
+	return s.view.operation(e.Value), err
 }
 
 // CancelOperation asks for an operation to be given up.

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 
@@ -117,41 +118,31 @@ func (s *pools) settle(ctx context.Context, e state.Entry[*v1.Pool], node state.
 	})
 }
 
-// newPool writes a pool that isn't known.
+// newPool writes a pool that isn't known. Without a name it is called by its node and the
+// beginning of its id, as the node itself does that finds nobody to register with.
 func (s *pools) newPool(ctx context.Context, r *v1.RegisterPoolRequest, node state.Entry[*v1.Node]) (state.Entry[*v1.Pool], error) {
-	for n := 1; n <= poolsPerNodeMax; n++ {
-		name := r.Name
-		if name == "" {
-			name = fmt.Sprintf("%.120s-%d", node.Value.GetMeta().GetName(), n)
-		}
-		if err := checkName("name", name); err != nil {
-			return state.Entry[*v1.Pool]{}, err
-		}
-		p := &v1.Pool{
-			Meta: &v1.Meta{Id: r.PoolId, Name: name, Labels: r.Labels, Created: s.stamp()},
-			Spec: &v1.PoolSpec{NodeId: node.ID},
-		}
-		at, err := s.commit(ctx, state.Pools.Create(r.PoolId, p), state.Create(state.NameKey(state.KindPool, name), []byte(r.PoolId)),
-			s.event(ctx, state.KindPool, p.Meta, "Registered", "a pool of class %s on node %s", r.Class, node.Value.GetMeta().GetName()))
-		switch {
-		case err == nil:
-			restamp(p, at)
-			return state.Entry[*v1.Pool]{ID: r.PoolId, Value: p, Revision: at}, s.view.pools.Reach(ctx, at)
-		case !fault.Is(err, fault.Busy):
-			return state.Entry[*v1.Pool]{}, err
-		}
-		if e, err := state.Pools.Get(ctx, s.store, r.PoolId); err == nil {
-			return s.settle(ctx, e, node) // somebody registered it meanwhile
-		}
-		if r.Name != "" {
-			return state.Entry[*v1.Pool]{}, s.taken(ctx, state.KindPool, name, err)
-		}
+	name := cmp.Or(r.Name, fmt.Sprintf("%.120s-%.8s", node.Value.GetMeta().GetName(), r.PoolId))
+	if err := checkName("name", name); err != nil {
+		return state.Entry[*v1.Pool]{}, err
 	}
-	return state.Entry[*v1.Pool]{}, fault.Errorf("server", fault.NoSpace, "node %s has %d pools already", node.Value.GetMeta().GetName(), poolsPerNodeMax)
+	p := &v1.Pool{
+		Meta: &v1.Meta{Id: r.PoolId, Name: name, Labels: r.Labels, Created: s.stamp()},
+		Spec: &v1.PoolSpec{NodeId: node.ID},
+	}
+	at, err := s.commit(ctx, state.Pools.Create(r.PoolId, p), state.Create(state.NameKey(state.KindPool, name), []byte(r.PoolId)),
+		s.event(ctx, state.KindPool, p.Meta, "Registered", "a pool of class %s on node %s", r.Class, node.Value.GetMeta().GetName()))
+	if err == nil {
+		restamp(p, at)
+		return state.Entry[*v1.Pool]{ID: r.PoolId, Value: p, Revision: at}, s.view.pools.Reach(ctx, at)
+	}
+	if !fault.Is(err, fault.Busy) {
+		return state.Entry[*v1.Pool]{}, err
+	}
+	if e, err := state.Pools.Get(ctx, s.store, r.PoolId); err == nil {
+		return s.settle(ctx, e, node) // somebody registered it meanwhile
+	}
+	return state.Entry[*v1.Pool]{}, s.taken(ctx, state.KindPool, name, err)
 }
-
-// poolsPerNodeMax bounds the numbers that are tried for a name.
-const poolsPerNodeMax = 1000
 
 // change changes a pool, and says so in an event when it did.
 func (s *pools) change(ctx context.Context, ref, reason, text string, do func(*v1.Pool) (bool, []state.Op, error)) (*v1.Pool, error) {

@@ -100,7 +100,11 @@ func (s summary) volumes() {
 		c.Stalled += int32(one(v.Status.Attachment.GetState() == v1.AttachmentState_ATTACHMENT_STATE_STALLED))
 		s.health(v)
 		s.rebuilds(v)
-		s.st.Pools.PromisedBytes += v.Spec.GetSizeBytes() * int64(len(v.Status.Replicas))
+		promised := v.Spec.GetSizeBytes() * int64(len(v.Status.Replicas))
+		s.st.Pools.PromisedBytes += promised
+		if v.Spec.GetDeleted() != nil {
+			s.st.Pools.TrashedBytes += promised
+		}
 	}
 }
 

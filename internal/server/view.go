@@ -32,6 +32,7 @@ type view struct {
 	verdicts       *state.Mirror[*statepb.Verdict]
 	settings       *state.Mirror[*v1.ClusterSettings]
 	operations     *state.Mirror[*v1.Operation]
+	absences       *state.Mirror[*statepb.Absence]
 	events         *state.Mirror[*v1.Event]
 
 	all []mirrored
@@ -53,6 +54,7 @@ const (
 	byVolume = "volume"
 	byGroup  = "group"
 	byNode   = "node"
+	byPool   = "pool"
 )
 
 // named is an object with a name.
@@ -63,6 +65,14 @@ type named interface {
 
 func nameIndex[T named](e state.Entry[T]) []string { return []string{e.Value.GetMeta().GetName()} }
 
+// poolsOf are the pools that a volume's replicas are promised to.
+func poolsOf(e state.Entry[*statepb.Assignment]) (pools []string) {
+	for _, r := range e.Value.GetReplicas() {
+		pools = append(pools, r.PoolId)
+	}
+	return pools
+}
+
 func newView(ctx context.Context, s state.Store) *view {
 	v := &view{changed: make(chan struct{})}
 	v.nodes = mirror(ctx, v, s, state.Nodes, map[string]state.Index[*v1.Node]{byName: nameIndex[*v1.Node]})
@@ -72,7 +82,7 @@ func newView(ctx context.Context, s state.Store) *view {
 		byNode: func(e state.Entry[*v1.Pool]) []string { return []string{e.Value.GetSpec().GetNodeId()} }})
 	v.poolStatuses = mirror(ctx, v, s, state.PoolStatuses, nil)
 	v.volumes = mirror(ctx, v, s, state.Volumes, map[string]state.Index[*v1.Volume]{byName: nameIndex[*v1.Volume]})
-	v.assignments = mirror(ctx, v, s, state.Assignments, nil)
+	v.assignments = mirror(ctx, v, s, state.Assignments, map[string]state.Index[*statepb.Assignment]{byPool: poolsOf})
 	v.records = mirror(ctx, v, s, state.Records, nil)
 	v.holdings = mirror(ctx, v, s, state.Holdings, map[string]state.Index[*statepb.Holding]{
 		byVolume: func(e state.Entry[*statepb.Holding]) []string { return []string{e.Value.VolumeId} }})
@@ -86,6 +96,7 @@ func newView(ctx context.Context, s state.Store) *view {
 	v.verdicts = mirror(ctx, v, s, state.Verdicts, nil)
 	v.settings = mirror(ctx, v, s, state.Settings, nil)
 	v.operations = mirror(ctx, v, s, state.Operations, nil)
+	v.absences = mirror(ctx, v, s, state.Absences, nil)
 	v.events = mirror(ctx, v, s, state.Events, nil)
 	return v
 }

@@ -39,6 +39,13 @@ func TestVolumeThroughItsLife(t *testing.T) {
 	if v.Spec.SizeBytes != size || v.Meta.Labels["app"] != "db" {
 		t.Errorf("updated to %v", v)
 	}
+	for _, r := range v.Status.Replicas { // all of it has come true
+		h, err := state.Holdings.Get(c.Ctx, c.Store, r.Id)
+		c.Must(err)
+		if h.Value.SizeBytes != size || v.Status.Attachment.SizeBytes != size {
+			t.Errorf("the wait ended with %d bytes in a replica, and a device of %d", h.Value.SizeBytes, v.Status.Attachment.SizeBytes)
+		}
+	}
 	_, err = atts.Detach(c.Ctx, &v1.DetachRequest{Volume: "db", Wait: patience})
 	c.Must(err)
 	_, err = atts.Detach(c.Ctx, &v1.DetachRequest{Volume: "db", Wait: patience})

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"time"
@@ -8,6 +9,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	v1 "github.com/holdfast-io/holdfast/api/holdfast/v1"
+	"github.com/holdfast-io/holdfast/internal/control"
 	"github.com/holdfast-io/holdfast/internal/fault"
 	"github.com/holdfast-io/holdfast/internal/state"
 )
@@ -43,7 +45,10 @@ func (s *volumes) UpdateVolume(ctx context.Context, r *v1.UpdateVolumeRequest) (
 	if err != nil {
 		return nil, err
 	}
-	err = s.waitFor(ctx, wait, fmt.Sprintf("volume %s is not as asked yet", e.Value.Meta.Name), func() (bool, string, error) { return s.cameTrue(e.ID) })
+	began := time.Now()
+	err = s.waitFor(ctx, wait, fmt.Sprintf("volume %s is not as asked yet", e.Value.Meta.Name), func() (bool, string, error) {
+		return s.cameTrue(e.ID, time.Since(began) > verdictAge)
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -108,21 +113,62 @@ func (s *Server) taken(ctx context.Context, kind, name string, err error) error 
 	return err
 }
 
-// cameTrue reports whether a volume has the size and the replicas that were asked for.
-func (s *volumes) cameTrue(id string) (bool, string, error) {
+// verdictAge is how old a verdict may be that says something of what was before a change.
+const verdictAge = 3 * time.Second
+
+// cameTrue reports whether a volume has the size and the replicas that were asked for. What
+// stands in the way is believed when it is of now.
+func (s *volumes) cameTrue(id string, settled bool) (bool, string, error) {
 	e, ok := s.view.volumes.Get(id)
 	if !ok {
 		return false, "", fault.Errorf("server", fault.NotFound, "the volume was deleted meanwhile")
 	}
 	v := s.view.volume(e)
 	for _, c := range v.Status.Conditions {
-		if isObstacle(c) {
+		if settled && isObstacle(c) {
 			return false, "", fault.Errorf("server", fault.NoSpace, "it can't be done: %s", c.Message)
 		}
 	}
-	members := len(value(s.view.records, id).GetMembers())
-	done := v.Status.Health == v1.Health_HEALTH_HEALTHY && value(s.view.records, id).GetSizeBytes() >= v.Spec.SizeBytes && members == int(v.Spec.Replicas)
-	return done, words(v.Status.Conditions, "the cluster has not begun"), nil
+	if why := s.behind(id, v); why != "" {
+		return false, cmp.Or(words(v.Status.Conditions, ""), why), nil
+	}
+	return v.Status.Health == v1.Health_HEALTH_HEALTHY, words(v.Status.Conditions, "the cluster has not begun"), nil
+}
+
+// behind says what of a volume has not followed its spec yet, or nothing.
+func (s *volumes) behind(id string, v *v1.Volume) string {
+	record, assignment, want := value(s.view.records, id), value(s.view.assignments, id), v.Spec.SizeBytes
+	switch {
+	case len(record.GetMembers()) != int(v.Spec.Replicas) || len(assignment.GetReplicas()) != int(v.Spec.Replicas):
+		return fmt.Sprintf("it has %d replicas", len(record.GetMembers()))
+	case record.GetSizeBytes() < want:
+		return fmt.Sprintf("its size is %d bytes", record.GetSizeBytes())
+	}
+	for _, r := range assignment.Replicas {
+		switch h := value(s.view.holdings, r.ReplicaId); {
+		case r.Leaving:
+			return fmt.Sprintf("the replica on node %s is still there", s.view.nodeName(r.NodeId))
+		case h.GetSizeBytes() < want:
+			return fmt.Sprintf("the replica on node %s has %d bytes", s.view.nodeName(r.NodeId), h.GetSizeBytes())
+		}
+	}
+	attached, wanted := s.view.attachments.Get(id)
+	device := s.view.device(id)
+	if size := device.GetSizeBytes(); wanted && attached.Value.GetSpec().GetSnapshotId() == "" && size > 0 && size < want { // a node of before says none
+		return fmt.Sprintf("its device on node %s has %d bytes", s.view.nodeName(device.NodeId), device.SizeBytes)
+	}
+	return s.unsettled(id)
+}
+
+// unsettled returns what control last found to be in the way of a change, which it looks at
+// again when something has changed.
+func (s *volumes) unsettled(id string) string {
+	for _, c := range value(s.view.verdicts, id).GetConditions() {
+		if !c.Status && (c.Type == control.Repaired || c.Type == control.Grown || c.Type == control.Moved) {
+			return c.Message
+		}
+	}
+	return ""
 }
 
 // DeleteVolume puts a volume into the trash, or deletes it for good.
@@ -271,5 +317,5 @@ func (s *volumes) PurgeVolume(ctx context.Context, r *v1.PurgeVolumeRequest) (*v
 	if e, err = s.discard(ctx, e, true); err != nil && !fault.Is(err, fault.NotFound) {
 		return nil, err
 	}
-	return &v1.PurgeVolumeResponse{}, s.waitGone(ctx, e, wait)
+	return &v1.PurgeVolumeResponse{Volume: s.view.volume(e)}, s.waitGone(ctx, e, wait)
 }

@@ -171,7 +171,7 @@ func (s *volumes) complete(ctx context.Context, r *v1.CreateVolumeRequest, spec 
 	}
 	set := s.view.setting()
 	if spec.Replicas == 0 {
-		spec.Replicas = cmp.Or(set.GetDefaultReplicas(), int32(max(1, min(replicasDefault, s.view.nodes.Len()))))
+		spec.Replicas = cmp.Or(set.GetDefaultReplicas(), s.defaultReplicas())
 	}
 	spec.SectorBytes = cmp.Or(spec.SectorBytes, 4096)
 	spec.Filesystem = orNone(cmp.Or(spec.Filesystem, set.GetDefaultFilesystem(), filesystemDefault))
@@ -290,6 +290,12 @@ func differences(want, have protoreflect.Message, prefix string) (all []string) 
 // shown prints a value for people; an empty one needs a word.
 func shown(v protoreflect.Value) string { return cmp.Or(v.String(), "(none)") }
 
+// defaultReplicas is how many copies a volume has for which neither its maker nor the
+// settings say.
+func (s *Server) defaultReplicas() int32 {
+	return int32(max(1, min(replicasDefault, s.view.nodes.Len())))
+}
+
 // usableYet reports whether a volume can be used, and if not, why; an error says that it
 // never will without somebody's doing.
 func (s *Server) usableYet(id string) (bool, string, error) {
@@ -319,5 +325,5 @@ func isRefusal(c *v1.Condition) bool { return c.Type == control.Placed && !c.Sta
 // isObstacle reports whether a condition says that what was asked for can't be done as
 // things are.
 func isObstacle(c *v1.Condition) bool {
-	return !c.Status && c.Reason == "NoPlace" && slices.Contains([]string{control.Placed, control.Repaired, control.Grown, control.Moved}, c.Type)
+	return !c.Status && (c.Reason == "NoPlace" || c.Reason == "NoSpace") && slices.Contains([]string{control.Placed, control.Repaired, control.Grown, control.Moved}, c.Type)
 }

@@ -23,6 +23,8 @@ func (s *Server) waitFor(ctx context.Context, most time.Duration, what string, l
 	}
 	limit := time.NewTimer(most)
 	defer limit.Stop()
+	again := time.NewTicker(time.Second) // what a look goes by may be the time
+	defer again.Stop()
 	for {
 		changed := s.view.Changed()
 		done, why, err := look()
@@ -31,6 +33,7 @@ func (s *Server) waitFor(ctx context.Context, most time.Duration, what string, l
 		}
 		select {
 		case <-changed:
+		case <-again.C:
 		case <-limit.C:
 			return fault.WithCure(fault.Errorf("server", fault.Timeout, "%s after %s: %s", what, most, why), "it goes on by itself: look again, or call again to wait longer")
 		case <-ctx.Done():

@@ -363,6 +363,7 @@ type PoolCounts struct {
 	CapacityBytes int64                  `protobuf:"varint,3,opt,name=capacity_bytes,json=capacityBytes,proto3" json:"capacity_bytes,omitempty"`
 	UsedBytes     int64                  `protobuf:"varint,4,opt,name=used_bytes,json=usedBytes,proto3" json:"used_bytes,omitempty"`
 	PromisedBytes int64                  `protobuf:"varint,5,opt,name=promised_bytes,json=promisedBytes,proto3" json:"promised_bytes,omitempty"` // sizes of all replicas
+	TrashedBytes  int64                  `protobuf:"varint,6,opt,name=trashed_bytes,json=trashedBytes,proto3" json:"trashed_bytes,omitempty"`    // of promised_bytes, those in the trash
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -428,6 +429,13 @@ func (x *PoolCounts) GetUsedBytes() int64 {
 func (x *PoolCounts) GetPromisedBytes() int64 {
 	if x != nil {
 		return x.PromisedBytes
+	}
+	return 0
+}
+
+func (x *PoolCounts) GetTrashedBytes() int64 {
+	if x != nil {
+		return x.TrashedBytes
 	}
 	return 0
 }
@@ -1636,7 +1644,7 @@ const file_holdfast_v1_cluster_proto_rawDesc = "" +
 	"\x04down\x18\x03 \x01(\x05R\x04down\x12\x1a\n" +
 	"\bcordoned\x18\x04 \x01(\x05R\bcordoned\x12\x1a\n" +
 	"\bdraining\x18\x05 \x01(\x05R\bdraining\x12 \n" +
-	"\vmaintenance\x18\x06 \x01(\x05R\vmaintenance\"\xa9\x01\n" +
+	"\vmaintenance\x18\x06 \x01(\x05R\vmaintenance\"\xce\x01\n" +
 	"\n" +
 	"PoolCounts\x12\x14\n" +
 	"\x05total\x18\x01 \x01(\x05R\x05total\x12\x18\n" +
@@ -1644,7 +1652,8 @@ const file_holdfast_v1_cluster_proto_rawDesc = "" +
 	"\x0ecapacity_bytes\x18\x03 \x01(\x03R\rcapacityBytes\x12\x1d\n" +
 	"\n" +
 	"used_bytes\x18\x04 \x01(\x03R\tusedBytes\x12%\n" +
-	"\x0epromised_bytes\x18\x05 \x01(\x03R\rpromisedBytes\"\x84\x02\n" +
+	"\x0epromised_bytes\x18\x05 \x01(\x03R\rpromisedBytes\x12#\n" +
+	"\rtrashed_bytes\x18\x06 \x01(\x03R\ftrashedBytes\"\x84\x02\n" +
 	"\fVolumeCounts\x12\x14\n" +
 	"\x05total\x18\x01 \x01(\x05R\x05total\x12\x18\n" +
 	"\ahealthy\x18\x02 \x01(\x05R\ahealthy\x12\x1a\n" +

@@ -663,12 +663,12 @@ type NodeStatus struct {
 	State         NodeState              `protobuf:"varint,1,opt,name=state,proto3,enum=holdfast.v1.NodeState" json:"state,omitempty"`
 	ApiAddress    string                 `protobuf:"bytes,2,opt,name=api_address,json=apiAddress,proto3" json:"api_address,omitempty"`    // host:port of the API
 	DataAddress   string                 `protobuf:"bytes,3,opt,name=data_address,json=dataAddress,proto3" json:"data_address,omitempty"` // host:port of the connections between replicas
-	PeerAddress   string                 `protobuf:"bytes,4,opt,name=peer_address,json=peerAddress,proto3" json:"peer_address,omitempty"` // host:port of its metadata member; empty when it has none
+	PeerAddress   string                 `protobuf:"bytes,4,opt,name=peer_address,json=peerAddress,proto3" json:"peer_address,omitempty"` // host:port of its metadata member; empty when it has none, or when that is not known
 	Version       string                 `protobuf:"bytes,5,opt,name=version,proto3" json:"version,omitempty"`                            // of the program
 	Incarnation   uint64                 `protobuf:"varint,6,opt,name=incarnation,proto3" json:"incarnation,omitempty"`                   // of the data process
 	Boot          string                 `protobuf:"bytes,7,opt,name=boot,proto3" json:"boot,omitempty"`                                  // of the machine
 	Conditions    []*Condition           `protobuf:"bytes,8,rep,name=conditions,proto3" json:"conditions,omitempty"`
-	Seen          *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=seen,proto3" json:"seen,omitempty"` // when the status was written
+	Seen          *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=seen,proto3" json:"seen,omitempty"` // when it was heard of last; absent while its lease runs
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -921,6 +921,8 @@ type PoolStatus struct {
 	Replicas      int32                  `protobuf:"varint,6,opt,name=replicas,proto3" json:"replicas,omitempty"`
 	Healthy       bool                   `protobuf:"varint,7,opt,name=healthy,proto3" json:"healthy,omitempty"`
 	Conditions    []*Condition           `protobuf:"bytes,8,rep,name=conditions,proto3" json:"conditions,omitempty"`
+	PromisedBytes int64                  `protobuf:"varint,9,opt,name=promised_bytes,json=promisedBytes,proto3" json:"promised_bytes,omitempty"` // sizes of the volumes with a replica there; output only
+	TrashedBytes  int64                  `protobuf:"varint,10,opt,name=trashed_bytes,json=trashedBytes,proto3" json:"trashed_bytes,omitempty"`   // of promised_bytes, those in the trash; output only
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1009,6 +1011,20 @@ func (x *PoolStatus) GetConditions() []*Condition {
 		return x.Conditions
 	}
 	return nil
+}
+
+func (x *PoolStatus) GetPromisedBytes() int64 {
+	if x != nil {
+		return x.PromisedBytes
+	}
+	return 0
+}
+
+func (x *PoolStatus) GetTrashedBytes() int64 {
+	if x != nil {
+		return x.TrashedBytes
+	}
+	return 0
 }
 
 // Volume is a virtual block device.
@@ -1908,6 +1924,7 @@ type AttachmentStatus struct {
 	Replicas      []*ReplicaStatus       `protobuf:"bytes,7,rep,name=replicas,proto3" json:"replicas,omitempty"` // as the head sees them
 	Conditions    []*Condition           `protobuf:"bytes,8,rep,name=conditions,proto3" json:"conditions,omitempty"`
 	Stats         *IOStats               `protobuf:"bytes,9,opt,name=stats,proto3" json:"stats,omitempty"`
+	SizeBytes     int64                  `protobuf:"varint,10,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"` // of the device, and of the filesystem that is mounted from it by Holdfast
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2003,6 +2020,13 @@ func (x *AttachmentStatus) GetStats() *IOStats {
 		return x.Stats
 	}
 	return nil
+}
+
+func (x *AttachmentStatus) GetSizeBytes() int64 {
+	if x != nil {
+		return x.SizeBytes
+	}
+	return 0
 }
 
 type IOStats struct {
@@ -2802,7 +2826,10 @@ type Step struct {
 	ToPoolId      string                 `protobuf:"bytes,3,opt,name=to_pool_id,json=toPoolId,proto3" json:"to_pool_id,omitempty"`
 	Bytes         int64                  `protobuf:"varint,4,opt,name=bytes,proto3" json:"bytes,omitempty"`
 	Done          bool                   `protobuf:"varint,5,opt,name=done,proto3" json:"done,omitempty"`
-	ReplicaId     string                 `protobuf:"bytes,6,opt,name=replica_id,json=replicaId,proto3" json:"replica_id,omitempty"` // the new one, once it has been assigned
+	ReplicaId     string                 `protobuf:"bytes,6,opt,name=replica_id,json=replicaId,proto3" json:"replica_id,omitempty"`    // the new one, once it has been assigned
+	VolumeName    string                 `protobuf:"bytes,7,opt,name=volume_name,json=volumeName,proto3" json:"volume_name,omitempty"` // names of now, output only; empty for what is gone
+	FromPoolName  string                 `protobuf:"bytes,8,opt,name=from_pool_name,json=fromPoolName,proto3" json:"from_pool_name,omitempty"`
+	ToPoolName    string                 `protobuf:"bytes,9,opt,name=to_pool_name,json=toPoolName,proto3" json:"to_pool_name,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2875,6 +2902,27 @@ func (x *Step) GetDone() bool {
 func (x *Step) GetReplicaId() string {
 	if x != nil {
 		return x.ReplicaId
+	}
+	return ""
+}
+
+func (x *Step) GetVolumeName() string {
+	if x != nil {
+		return x.VolumeName
+	}
+	return ""
+}
+
+func (x *Step) GetFromPoolName() string {
+	if x != nil {
+		return x.FromPoolName
+	}
+	return ""
+}
+
+func (x *Step) GetToPoolName() string {
+	if x != nil {
+		return x.ToPoolName
 	}
 	return ""
 }
@@ -3143,6 +3191,7 @@ type Cluster struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Meta          *Meta                  `protobuf:"bytes,1,opt,name=meta,proto3" json:"meta,omitempty"` // the name is for people
 	Settings      *ClusterSettings       `protobuf:"bytes,2,opt,name=settings,proto3" json:"settings,omitempty"`
+	Defaults      *ClusterSettings       `protobuf:"bytes,3,opt,name=defaults,proto3" json:"defaults,omitempty"` // what holds where a setting is absent; output only
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3187,6 +3236,13 @@ func (x *Cluster) GetMeta() *Meta {
 func (x *Cluster) GetSettings() *ClusterSettings {
 	if x != nil {
 		return x.Settings
+	}
+	return nil
+}
+
+func (x *Cluster) GetDefaults() *ClusterSettings {
+	if x != nil {
+		return x.Defaults
 	}
 	return nil
 }
@@ -3348,7 +3404,7 @@ const file_holdfast_v1_objects_proto_rawDesc = "" +
 	"\bcordoned\x18\x03 \x01(\bR\bcordoned\x12\x1a\n" +
 	"\bdraining\x18\x04 \x01(\bR\bdraining\x12'\n" +
 	"\x0freserve_percent\x18\x05 \x01(\x05R\x0ereservePercent\x12\x18\n" +
-	"\aremoved\x18\x06 \x01(\bR\aremoved\"\x8f\x02\n" +
+	"\aremoved\x18\x06 \x01(\bR\aremoved\"\xdb\x02\n" +
 	"\n" +
 	"PoolStatus\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\tR\x04path\x12\x14\n" +
@@ -3361,7 +3417,10 @@ const file_holdfast_v1_objects_proto_rawDesc = "" +
 	"\ahealthy\x18\a \x01(\bR\ahealthy\x126\n" +
 	"\n" +
 	"conditions\x18\b \x03(\v2\x16.holdfast.v1.ConditionR\n" +
-	"conditions\"\x8f\x01\n" +
+	"conditions\x12%\n" +
+	"\x0epromised_bytes\x18\t \x01(\x03R\rpromisedBytes\x12#\n" +
+	"\rtrashed_bytes\x18\n" +
+	" \x01(\x03R\ftrashedBytes\"\x8f\x01\n" +
 	"\x06Volume\x12%\n" +
 	"\x04meta\x18\x01 \x01(\v2\x11.holdfast.v1.MetaR\x04meta\x12+\n" +
 	"\x04spec\x18\x02 \x01(\v2\x17.holdfast.v1.VolumeSpecR\x04spec\x121\n" +
@@ -3458,7 +3517,7 @@ const file_holdfast_v1_objects_proto_rawDesc = "" +
 	"snapshotId\x12\x0e\n" +
 	"\x02by\x18\a \x01(\tR\x02by\x12!\n" +
 	"\fforce_detach\x18\b \x01(\bR\vforceDetach\x12\x18\n" +
-	"\aaborted\x18\t \x01(\bR\aaborted\"\xe4\x02\n" +
+	"\aaborted\x18\t \x01(\bR\aaborted\"\x83\x03\n" +
 	"\x10AttachmentStatus\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x122\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x1c.holdfast.v1.AttachmentStateR\x05state\x12\x16\n" +
@@ -3471,7 +3530,10 @@ const file_holdfast_v1_objects_proto_rawDesc = "" +
 	"\n" +
 	"conditions\x18\b \x03(\v2\x16.holdfast.v1.ConditionR\n" +
 	"conditions\x12*\n" +
-	"\x05stats\x18\t \x01(\v2\x14.holdfast.v1.IOStatsR\x05stats\"\xf2\x01\n" +
+	"\x05stats\x18\t \x01(\v2\x14.holdfast.v1.IOStatsR\x05stats\x12\x1d\n" +
+	"\n" +
+	"size_bytes\x18\n" +
+	" \x01(\x03R\tsizeBytes\"\xf2\x01\n" +
 	"\aIOStats\x12\x14\n" +
 	"\x05reads\x18\x01 \x01(\x04R\x05reads\x12\x16\n" +
 	"\x06writes\x18\x02 \x01(\x04R\x06writes\x12\x18\n" +
@@ -3552,7 +3614,7 @@ const file_holdfast_v1_objects_proto_rawDesc = "" +
 	"\x02by\x18\x0f \x01(\tR\x02by\x1a=\n" +
 	"\x0fParametersEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xac\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x95\x02\n" +
 	"\x04Step\x12\x1b\n" +
 	"\tvolume_id\x18\x01 \x01(\tR\bvolumeId\x12 \n" +
 	"\ffrom_pool_id\x18\x02 \x01(\tR\n" +
@@ -3562,7 +3624,12 @@ const file_holdfast_v1_objects_proto_rawDesc = "" +
 	"\x05bytes\x18\x04 \x01(\x03R\x05bytes\x12\x12\n" +
 	"\x04done\x18\x05 \x01(\bR\x04done\x12\x1d\n" +
 	"\n" +
-	"replica_id\x18\x06 \x01(\tR\treplicaId\"\xe7\x01\n" +
+	"replica_id\x18\x06 \x01(\tR\treplicaId\x12\x1f\n" +
+	"\vvolume_name\x18\a \x01(\tR\n" +
+	"volumeName\x12$\n" +
+	"\x0efrom_pool_name\x18\b \x01(\tR\ffromPoolName\x12 \n" +
+	"\fto_pool_name\x18\t \x01(\tR\n" +
+	"toPoolName\"\xe7\x01\n" +
 	"\x05Event\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12.\n" +
 	"\x04time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x16\n" +
@@ -3597,10 +3664,11 @@ const file_holdfast_v1_objects_proto_rawDesc = "" +
 	"\x16_rebuilds_per_node_maxB\x1a\n" +
 	"\x18_repair_down_percent_maxB\x15\n" +
 	"\x13_overcommit_percentB\r\n" +
-	"\v_events_max\"j\n" +
+	"\v_events_max\"\xa4\x01\n" +
 	"\aCluster\x12%\n" +
 	"\x04meta\x18\x01 \x01(\v2\x11.holdfast.v1.MetaR\x04meta\x128\n" +
-	"\bsettings\x18\x02 \x01(\v2\x1c.holdfast.v1.ClusterSettingsR\bsettings\"\xa5\x02\n" +
+	"\bsettings\x18\x02 \x01(\v2\x1c.holdfast.v1.ClusterSettingsR\bsettings\x128\n" +
+	"\bdefaults\x18\x03 \x01(\v2\x1c.holdfast.v1.ClusterSettingsR\bdefaults\"\xa5\x02\n" +
 	"\x05Token\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12*\n" +
 	"\x04kind\x18\x02 \x01(\x0e2\x16.holdfast.v1.TokenKindR\x04kind\x12%\n" +
@@ -3768,15 +3836,16 @@ var file_holdfast_v1_objects_proto_depIdxs = []int32{
 	44, // 57: holdfast.v1.ClusterSettings.operations_keep:type_name -> google.protobuf.Duration
 	6,  // 58: holdfast.v1.Cluster.meta:type_name -> holdfast.v1.Meta
 	36, // 59: holdfast.v1.Cluster.settings:type_name -> holdfast.v1.ClusterSettings
-	5,  // 60: holdfast.v1.Token.kind:type_name -> holdfast.v1.TokenKind
-	4,  // 61: holdfast.v1.Token.role:type_name -> holdfast.v1.Role
-	43, // 62: holdfast.v1.Token.created:type_name -> google.protobuf.Timestamp
-	43, // 63: holdfast.v1.Token.expires:type_name -> google.protobuf.Timestamp
-	64, // [64:64] is the sub-list for method output_type
-	64, // [64:64] is the sub-list for method input_type
-	64, // [64:64] is the sub-list for extension type_name
-	64, // [64:64] is the sub-list for extension extendee
-	0,  // [0:64] is the sub-list for field type_name
+	36, // 60: holdfast.v1.Cluster.defaults:type_name -> holdfast.v1.ClusterSettings
+	5,  // 61: holdfast.v1.Token.kind:type_name -> holdfast.v1.TokenKind
+	4,  // 62: holdfast.v1.Token.role:type_name -> holdfast.v1.Role
+	43, // 63: holdfast.v1.Token.created:type_name -> google.protobuf.Timestamp
+	43, // 64: holdfast.v1.Token.expires:type_name -> google.protobuf.Timestamp
+	65, // [65:65] is the sub-list for method output_type
+	65, // [65:65] is the sub-list for method input_type
+	65, // [65:65] is the sub-list for extension type_name
+	65, // [65:65] is the sub-list for extension extendee
+	0,  // [0:65] is the sub-list for field type_name
 }
 
 func init() { file_holdfast_v1_objects_proto_init() }

@@ -853,6 +853,7 @@ func (x *PurgeVolumeRequest) GetWait() *durationpb.Duration {
 
 type PurgeVolumeResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
+	Volume        *Volume                `protobuf:"bytes,1,opt,name=volume,proto3" json:"volume,omitempty"` // absent when there was none
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -885,6 +886,13 @@ func (x *PurgeVolumeResponse) ProtoReflect() protoreflect.Message {
 // Deprecated: Use PurgeVolumeResponse.ProtoReflect.Descriptor instead.
 func (*PurgeVolumeResponse) Descriptor() ([]byte, []int) {
 	return file_holdfast_v1_volume_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *PurgeVolumeResponse) GetVolume() *Volume {
+	if x != nil {
+		return x.Volume
+	}
+	return nil
 }
 
 type MoveReplicaRequest struct {
@@ -1349,8 +1357,9 @@ const file_holdfast_v1_volume_proto_rawDesc = "" +
 	"\x04name\x18\x02 \x01(\tR\x04name\"[\n" +
 	"\x12PurgeVolumeRequest\x12\x16\n" +
 	"\x06volume\x18\x01 \x01(\tR\x06volume\x12-\n" +
-	"\x04wait\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x04wait\"\x15\n" +
-	"\x13PurgeVolumeResponse\"P\n" +
+	"\x04wait\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x04wait\"B\n" +
+	"\x13PurgeVolumeResponse\x12+\n" +
+	"\x06volume\x18\x01 \x01(\v2\x13.holdfast.v1.VolumeR\x06volume\"P\n" +
 	"\x12MoveReplicaRequest\x12\x16\n" +
 	"\x06volume\x18\x01 \x01(\tR\x06volume\x12\x12\n" +
 	"\x04from\x18\x02 \x01(\tR\x04from\x12\x0e\n" +
@@ -1457,35 +1466,36 @@ var file_holdfast_v1_volume_proto_depIdxs = []int32{
 	24, // 13: holdfast.v1.DeleteVolumeResponse.volume:type_name -> holdfast.v1.Volume
 	28, // 14: holdfast.v1.DeleteVolumeResponse.purge_at:type_name -> google.protobuf.Timestamp
 	22, // 15: holdfast.v1.PurgeVolumeRequest.wait:type_name -> google.protobuf.Duration
-	17, // 16: holdfast.v1.VolumeUsage.replicas:type_name -> holdfast.v1.ReplicaUsage
-	18, // 17: holdfast.v1.VolumeUsage.snapshots:type_name -> holdfast.v1.SnapshotUsage
-	0,  // 18: holdfast.v1.VolumeService.CreateVolume:input_type -> holdfast.v1.CreateVolumeRequest
-	1,  // 19: holdfast.v1.VolumeService.GetVolume:input_type -> holdfast.v1.GetVolumeRequest
-	2,  // 20: holdfast.v1.VolumeService.ListVolumes:input_type -> holdfast.v1.ListVolumesRequest
-	4,  // 21: holdfast.v1.VolumeService.WatchVolumes:input_type -> holdfast.v1.WatchVolumesRequest
-	6,  // 22: holdfast.v1.VolumeService.UpdateVolume:input_type -> holdfast.v1.UpdateVolumeRequest
-	8,  // 23: holdfast.v1.VolumeService.DeleteVolume:input_type -> holdfast.v1.DeleteVolumeRequest
-	10, // 24: holdfast.v1.VolumeService.RestoreVolume:input_type -> holdfast.v1.RestoreVolumeRequest
-	11, // 25: holdfast.v1.VolumeService.PurgeVolume:input_type -> holdfast.v1.PurgeVolumeRequest
-	13, // 26: holdfast.v1.VolumeService.MoveReplica:input_type -> holdfast.v1.MoveReplicaRequest
-	14, // 27: holdfast.v1.VolumeService.AcceptDataLoss:input_type -> holdfast.v1.AcceptDataLossRequest
-	15, // 28: holdfast.v1.VolumeService.GetVolumeUsage:input_type -> holdfast.v1.GetVolumeUsageRequest
-	24, // 29: holdfast.v1.VolumeService.CreateVolume:output_type -> holdfast.v1.Volume
-	24, // 30: holdfast.v1.VolumeService.GetVolume:output_type -> holdfast.v1.Volume
-	3,  // 31: holdfast.v1.VolumeService.ListVolumes:output_type -> holdfast.v1.ListVolumesResponse
-	5,  // 32: holdfast.v1.VolumeService.WatchVolumes:output_type -> holdfast.v1.WatchVolumesResponse
-	24, // 33: holdfast.v1.VolumeService.UpdateVolume:output_type -> holdfast.v1.Volume
-	9,  // 34: holdfast.v1.VolumeService.DeleteVolume:output_type -> holdfast.v1.DeleteVolumeResponse
-	24, // 35: holdfast.v1.VolumeService.RestoreVolume:output_type -> holdfast.v1.Volume
-	12, // 36: holdfast.v1.VolumeService.PurgeVolume:output_type -> holdfast.v1.PurgeVolumeResponse
-	29, // 37: holdfast.v1.VolumeService.MoveReplica:output_type -> holdfast.v1.Operation
-	24, // 38: holdfast.v1.VolumeService.AcceptDataLoss:output_type -> holdfast.v1.Volume
-	16, // 39: holdfast.v1.VolumeService.GetVolumeUsage:output_type -> holdfast.v1.VolumeUsage
-	29, // [29:40] is the sub-list for method output_type
-	18, // [18:29] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	24, // 16: holdfast.v1.PurgeVolumeResponse.volume:type_name -> holdfast.v1.Volume
+	17, // 17: holdfast.v1.VolumeUsage.replicas:type_name -> holdfast.v1.ReplicaUsage
+	18, // 18: holdfast.v1.VolumeUsage.snapshots:type_name -> holdfast.v1.SnapshotUsage
+	0,  // 19: holdfast.v1.VolumeService.CreateVolume:input_type -> holdfast.v1.CreateVolumeRequest
+	1,  // 20: holdfast.v1.VolumeService.GetVolume:input_type -> holdfast.v1.GetVolumeRequest
+	2,  // 21: holdfast.v1.VolumeService.ListVolumes:input_type -> holdfast.v1.ListVolumesRequest
+	4,  // 22: holdfast.v1.VolumeService.WatchVolumes:input_type -> holdfast.v1.WatchVolumesRequest
+	6,  // 23: holdfast.v1.VolumeService.UpdateVolume:input_type -> holdfast.v1.UpdateVolumeRequest
+	8,  // 24: holdfast.v1.VolumeService.DeleteVolume:input_type -> holdfast.v1.DeleteVolumeRequest
+	10, // 25: holdfast.v1.VolumeService.RestoreVolume:input_type -> holdfast.v1.RestoreVolumeRequest
+	11, // 26: holdfast.v1.VolumeService.PurgeVolume:input_type -> holdfast.v1.PurgeVolumeRequest
+	13, // 27: holdfast.v1.VolumeService.MoveReplica:input_type -> holdfast.v1.MoveReplicaRequest
+	14, // 28: holdfast.v1.VolumeService.AcceptDataLoss:input_type -> holdfast.v1.AcceptDataLossRequest
+	15, // 29: holdfast.v1.VolumeService.GetVolumeUsage:input_type -> holdfast.v1.GetVolumeUsageRequest
+	24, // 30: holdfast.v1.VolumeService.CreateVolume:output_type -> holdfast.v1.Volume
+	24, // 31: holdfast.v1.VolumeService.GetVolume:output_type -> holdfast.v1.Volume
+	3,  // 32: holdfast.v1.VolumeService.ListVolumes:output_type -> holdfast.v1.ListVolumesResponse
+	5,  // 33: holdfast.v1.VolumeService.WatchVolumes:output_type -> holdfast.v1.WatchVolumesResponse
+	24, // 34: holdfast.v1.VolumeService.UpdateVolume:output_type -> holdfast.v1.Volume
+	9,  // 35: holdfast.v1.VolumeService.DeleteVolume:output_type -> holdfast.v1.DeleteVolumeResponse
+	24, // 36: holdfast.v1.VolumeService.RestoreVolume:output_type -> holdfast.v1.Volume
+	12, // 37: holdfast.v1.VolumeService.PurgeVolume:output_type -> holdfast.v1.PurgeVolumeResponse
+	29, // 38: holdfast.v1.VolumeService.MoveReplica:output_type -> holdfast.v1.Operation
+	24, // 39: holdfast.v1.VolumeService.AcceptDataLoss:output_type -> holdfast.v1.Volume
+	16, // 40: holdfast.v1.VolumeService.GetVolumeUsage:output_type -> holdfast.v1.VolumeUsage
+	30, // [30:41] is the sub-list for method output_type
+	19, // [19:30] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_holdfast_v1_volume_proto_init() }

@@ -148,7 +148,9 @@ func (s *Stage) place(ctx context.Context, e state.Entry[*v1.Volume]) {
 		if r.Value.SizeBytes != e.Value.Spec.SizeBytes && why == "" {
 			r.Value.SizeBytes = e.Value.Spec.SizeBytes
 			s.commit(ctx, state.Records.Replace(e.ID, r.Value, r.Revision))
+			return
 		}
+		s.grow(ctx, e.ID, r.Value)
 		return
 	}
 	if why != "" {
@@ -177,6 +179,18 @@ func (s *Stage) place(ctx context.Context, e state.Entry[*v1.Volume]) {
 		ops = append(ops, state.Holdings.Create(replica, &statepb.Holding{ReplicaId: replica, VolumeId: e.ID, NodeId: node, PoolId: pool, Ready: true, SizeBytes: e.Value.Spec.SizeBytes, UsedBytes: 4096, Generation: 1}))
 	}
 	s.commit(ctx, append(ops, state.Assignments.Create(e.ID, a), state.Records.Create(e.ID, record))...)
+}
+
+// grow plays the nodes whose replicas follow the record's size, one after the other.
+func (s *Stage) grow(ctx context.Context, id string, r *statepb.Record) {
+	for _, m := range r.Members {
+		h, err := state.Holdings.Get(ctx, s.c.Store, m.ReplicaId)
+		if err == nil && h.Value.SizeBytes < r.SizeBytes {
+			h.Value.SizeBytes = r.SizeBytes
+			s.commit(ctx, state.Holdings.Replace(h.ID, h.Value, h.Revision))
+			return
+		}
+	}
 }
 
 // destroy plays control and nodes for a volume that is deleted for good.
@@ -214,7 +228,7 @@ func (s *Stage) head(ctx context.Context, e state.Entry[*v1.Volume]) {
 		ops = append(ops, state.Records.Replace(e.ID, r.Value, r.Revision))
 	}
 	st := &v1.AttachmentStatus{NodeId: node, State: v1.AttachmentState_ATTACHMENT_STATE_ATTACHED, Frontend: "fuse",
-		Device: "/dev/holdfast/" + e.Value.Meta.Name, MountPath: want.Value.Spec.MountPath, Epoch: r.Value.Epoch, Stats: &v1.IOStats{}}
+		SizeBytes: r.Value.SizeBytes, Device: "/dev/holdfast/" + e.Value.Meta.Name, MountPath: want.Value.Spec.MountPath, Epoch: r.Value.Epoch, Stats: &v1.IOStats{}}
 	if there && proto.Equal(st, have.Value) {
 		return
 	}
