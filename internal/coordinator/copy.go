@@ -15,8 +15,8 @@ import (
 // 1 MiB is one frame of data, some milliseconds.
 const copyStep = 256
 
-// runsMax is how many runs of one copy may be under way: what keeps a copy of every
-// second block from waiting for each.
+// runsMax is how many runs of one copy may be under way, where they are not moved together
+// (see moveTogether): what keeps a copy of every second block from waiting for each.
 const runsMax = 32
 
 // copying makes an extent the same in all members that it names as it is in the first
@@ -44,6 +44,7 @@ type copyRun struct {
 	extent block.Extent
 	from   int // index of the giving member
 	zero   bool
+	alone  bool // it could not be read together with others
 }
 
 // submitCopy puts a copy in line behind the requests that came before it.
@@ -113,6 +114,7 @@ func (c *Coordinator) compare(now time.Duration, k *copying, fx *Effects) {
 
 // moveRuns begins to move runs, and ends the copy after the last one.
 func (c *Coordinator) moveRuns(now time.Duration, k *copying, fx *Effects) {
+	c.moveTogether(k, fx)
 	for k.failed == nil && k.flying < runsMax && len(k.runs) > 0 {
 		run := k.runs[0]
 		k.runs = k.runs[1:]
@@ -161,6 +163,81 @@ func (c *Coordinator) moveRun(now time.Duration, k *copying, run copyRun, fx *Ef
 	})
 }
 
+// moveTogether moves all runs that the first member can give by one message, if everybody
+// knows how: a copy of every second block of 1 MiB is two messages then, not 256.
+func (c *Coordinator) moveTogether(k *copying, fx *Effects) {
+	together := func(r copyRun) bool { return r.from == 0 && !r.zero && !r.alone }
+	first := slices.IndexFunc(k.runs, together)
+	if k.failed != nil || first < 0 || !slices.ContainsFunc(k.runs[first+1:], together) {
+		return
+	}
+	for _, m := range k.members {
+		if c.members[m].version < wire.V2 || c.members[m].promised != c.rec.Epoch {
+			return
+		}
+	}
+	var b wire.Blocks
+	for _, r := range k.runs {
+		if together(r) {
+			b.Add(r.extent)
+		}
+	}
+	k.runs = slices.DeleteFunc(k.runs, together)
+	k.flying++
+	c.ask(k.members[0], &wire.ReadBlocks{Epoch: c.rec.Epoch, Generation: k.gen, Blocks: b}, fx, func(now time.Duration, _ int, msg wire.Message, fx *Effects) {
+		k.flying--
+		switch d := msg.(type) {
+		case *wire.ReadDone:
+			if len(d.Data) != b.Count()*block.Size || len(d.Sums) != b.Count() || k.failed != nil {
+				k.fail(errGone)
+				break
+			}
+			data := host.Buffer(len(d.Data))
+			copy(data, d.Data)
+			c.putTogether(k, &wire.WriteBlocks{Epoch: c.rec.Epoch, Blocks: b, Sums: slices.Clone(d.Sums), Data: data}, fx)
+		case *wire.Fail:
+			if d.Status != fault.Corrupt && d.Status != fault.Media {
+				k.fail(failureOf(d))
+			}
+			for e := b.Next(0); !e.Empty(); e = b.Next(e.End()) {
+				k.runs = append(k.runs, copyRun{extent: e, alone: true})
+			}
+		default:
+			k.fail(errGone)
+		}
+		c.moveRuns(now, k, fx)
+	})
+}
+
+// putTogether gives each member what it lacks of the blocks.
+func (c *Coordinator) putTogether(k *copying, all *wire.WriteBlocks, fx *Effects) {
+	for i, m := range k.members[1:] {
+		msg := all
+		if len(k.members) > 2 {
+			msg = k.lacks(i+1, all)
+		}
+		if len(msg.Data) > 0 {
+			c.give(k, m, msg, fx)
+		}
+	}
+}
+
+// lacks returns those of the runs that member i lacks something of.
+func (k *copying) lacks(i int, all *wire.WriteBlocks) *wire.WriteBlocks {
+	some := &wire.WriteBlocks{Epoch: all.Epoch}
+	at := 0
+	for e := all.Blocks.Next(0); !e.Empty(); e = all.Blocks.Next(e.End()) {
+		n, from := int(e.Count), int(e.Start-k.extent.Start)
+		if !slices.Equal(k.sums[i][from:from+n], k.sums[0][from:from+n]) {
+			some.Blocks.Add(e)
+			some.Sums = append(some.Sums, all.Sums[at:at+n]...)
+			some.Data = append(some.Data, all.Data[at*block.Size:(at+n)*block.Size]...)
+		}
+		at += n
+	}
+	return some
+}
+
 // unreadable decides what becomes of a run that its giver can't read: block by block, and
 // among copies that count any of them will do. What none of them can read stays as it is,
 // unreadable everywhere.
@@ -188,25 +265,28 @@ func (c *Coordinator) put(k *copying, run copyRun, msg wire.Message, fx *Effects
 		if i == run.from || slices.Equal(k.sums[i][at:end], k.sums[run.from][at:end]) {
 			continue
 		}
-		if c.members[m].promised != c.rec.Epoch {
-			k.fail(errGone)
-			continue
-		}
-		if _, data := msg.(*wire.Write); data {
-			k.moved += run.extent.Bytes()
-		}
-		k.flying++
-		c.ask(m, msg, fx, func(now time.Duration, m int, msg wire.Message, fx *Effects) {
-			k.flying--
-			if _, ok := msg.(*wire.Done); !ok {
-				k.fail(failureOf(msg))
-				if f, isFail := msg.(*wire.Fail); isFail && f.Status != fault.Fenced && k.sync == nil {
-					c.blame(m, failureOf(msg))
-				}
-			}
-			c.moveRuns(now, k, fx)
-		})
+		c.give(k, m, msg, fx)
 	}
+}
+
+// give has a member make a change.
+func (c *Coordinator) give(k *copying, m int, msg wire.Message, fx *Effects) {
+	if c.members[m].promised != c.rec.Epoch {
+		k.fail(errGone)
+		return
+	}
+	k.moved += int64(len(wire.Data(msg)))
+	k.flying++
+	c.ask(m, msg, fx, func(now time.Duration, m int, msg wire.Message, fx *Effects) {
+		k.flying--
+		if _, ok := msg.(*wire.Done); !ok {
+			k.fail(failureOf(msg))
+			if f, isFail := msg.(*wire.Fail); isFail && f.Status != fault.Fenced && k.sync == nil {
+				c.blame(m, failureOf(msg))
+			}
+		}
+		c.moveRuns(now, k, fx)
+	})
 }
 
 // overCopy ends a copy: at once when nobody waits for the extent, else in its turn.

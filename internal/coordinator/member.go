@@ -16,6 +16,7 @@ import (
 type member struct {
 	linking bool // a connection is being made
 	linked  bool
+	version wire.Version
 	closing bool          // the connection was given up; its end is not told yet
 	retry   time.Duration // when to link, or to ask again
 	opened  *wire.Opened  // what it said of itself on this connection
@@ -60,8 +61,10 @@ func (c *Coordinator) inSync(m int) bool { return c.rec.Members[m].State == spec
 func (c *Coordinator) left(m int) bool { return c.rec.Members[m].State == 0 }
 
 // linked begins the conversation on a new connection.
-func (c *Coordinator) linked(now time.Duration, m int, fx *Effects) {
+func (c *Coordinator) linked(now time.Duration, ev Linked, fx *Effects) {
+	m := ev.Member
 	x := c.members[m]
+	x.version = ev.Version
 	if x.closing = c.left(m); x.closing { // it left while the connection was made
 		x.linking = false
 		fx.Unlink = append(fx.Unlink, m)
@@ -162,6 +165,12 @@ func (c *Coordinator) forget(now time.Duration, m int, fx *Effects) {
 		}
 	}
 	c.abandonSync(m)
+	for i, x := range c.members { // what it gave may be more than it has when it comes back
+		if x.sync != nil && x.sync.source == m {
+			x.syncFailed = errGone
+			c.abandonSync(i)
+		}
+	}
 }
 
 // blame notes that a member can't go on.

@@ -34,6 +34,7 @@ type syncing struct {
 	cursor  uint64         // block of todo[0] to go on with
 	missed  []block.Region // since it gets new writes
 	steps   int            // copies under way
+	rest    time.Duration  // while the user is busy, until when no other is begun
 	flushed bool           // its last flush was asked for
 	done    bool
 	failed  error
@@ -286,28 +287,41 @@ func (s *syncing) beginCopies() {
 	s.stage, s.total = copies, len(s.todo)
 }
 
-// stepsMax is how many copies may be under way at once: many when the volume's user has
-// nothing to do, else one, so that a resync never fills the disks' queues before them.
-func (c *Coordinator) stepsMax() int {
-	for _, q := range c.active {
-		if q.copy == nil {
-			return 1
-		}
+const (
+	// stepsMax is how many copies may be under way at once while the volume's user has
+	// nothing to do: 8 MiB are compared, and at most as much is in memory and in the
+	// disks' queues.
+	stepsMax = 8
+	// busyFor is how long a user counts as busy after a request: one that makes its
+	// requests one after the other is busy between them too.
+	busyFor = 20 * time.Millisecond
+	// restFactor is how long a resync rests after a step of which a busy user took note,
+	// in times of that step: the user has two thirds of the time alone.
+	restFactor = 2
+)
+
+// busy reports whether the volume's user has something to do.
+func (c *Coordinator) busy(now time.Duration) bool {
+	return c.used != 0 && now-c.used < busyFor || slices.ContainsFunc(c.active, func(q *Request) bool { return q.copy == nil && !q.own })
+}
+
+// mayCopy reports whether a resync may take another step: to a busy user it leaves the
+// disks for most of the time, and takes one step at a time.
+func (c *Coordinator) mayCopy(now time.Duration, s *syncing, fx *Effects) bool {
+	if c.limits.PauseResync || s.steps >= stepsMax || c.busy(now) && (s.steps > 0 || now < s.rest) {
+		return false
 	}
-	return 8
+	if wait := c.pace.wait(now); wait > 0 {
+		fx.alarm(now + wait)
+		return false
+	}
+	return true
 }
 
 // copySome puts copies in line.
 func (c *Coordinator) copySome(now time.Duration, m int, s *syncing, fx *Effects) {
 	blocks := uint64(c.rec.Size / block.Size)
-	for len(s.todo) > 0 && s.steps < c.stepsMax() {
-		if c.limits.PauseResync {
-			return
-		}
-		if wait := c.pace.wait(now); wait > 0 {
-			fx.alarm(now + wait)
-			return
-		}
+	for len(s.todo) > 0 && c.mayCopy(now, s, fx) {
 		n := s.todo[0]
 		e := block.Extent{Start: n.Start() + block.Index(s.cursor), Count: copyStep}.Clip(block.Extent{Count: blocks})
 		if s.cursor += copyStep; s.cursor >= block.PerRegion || e.Empty() || e.End() >= block.Index(blocks) {
@@ -317,10 +331,14 @@ func (c *Coordinator) copySome(now time.Duration, m int, s *syncing, fx *Effects
 			continue
 		}
 		s.steps++
+		began := now
 		k := &copying{extent: e, gen: s.gen, members: []int{s.source, m}, sync: s}
 		k.then = func(now time.Duration, err error, fx *Effects) {
 			s.steps--
 			s.moved += k.moved
+			if s.rest = now + restFactor*(now-began); c.busy(now) {
+				fx.alarm(s.rest)
+			}
 			if err != nil {
 				s.fail(err)
 			}

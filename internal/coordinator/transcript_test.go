@@ -136,10 +136,17 @@ func (s *script) command(word []string) {
 		s.step(Submit{q})
 	case "snapshot", "hold", "release", "delete", "grow", "remove", "accept-loss":
 		s.order(word[0], word, arg)
-	case "link":
+	case "link", "link-new": // link MEMBER...: new ones speak the newest version
 		for i := range word[1:] {
-			s.step(Linked{arg(i + 1)})
+			ev := Linked{Member: arg(i + 1), Version: wire.V1}
+			if word[0] == "link-new" {
+				ev.Version = wire.Highest
+			}
+			s.step(ev)
 		}
+	case "pause", "resume":
+		s.c.SetLimits(Limits{PauseResync: word[0] == "pause"})
+		s.step(Tick{})
 	case "unlink":
 		s.step(Unlinked{arg(1)})
 	case "leave":
@@ -263,6 +270,10 @@ func describe(msg wire.Message) string {
 		return fmt.Sprintf("Read %v generation %d", m.Extent, m.Generation)
 	case *wire.Verify:
 		return fmt.Sprintf("Verify %v generation %d", m.Extent, m.Generation)
+	case *wire.ReadBlocks:
+		return fmt.Sprintf("ReadBlocks%s generation %d", runs(m.Blocks), m.Generation)
+	case *wire.WriteBlocks:
+		return fmt.Sprintf("WriteBlocks%s epoch %d", runs(m.Blocks), m.Epoch)
 	case *wire.Snapshot:
 		return fmt.Sprintf("Snapshot %d", m.Generation)
 	case *wire.Generations:
@@ -273,6 +284,13 @@ func describe(msg wire.Message) string {
 		return fmt.Sprintf("Changed %d to %d", m.Since, m.Generation)
 	}
 	return msg.Kind().String()
+}
+
+func runs(b wire.Blocks) (s string) {
+	for e := b.Next(0); !e.Empty(); e = b.Next(e.End()) {
+		s += fmt.Sprintf(" %v", e)
+	}
+	return s
 }
 
 // answer has member m answer, as a healthy replica would, what it was asked so far: all

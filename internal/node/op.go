@@ -26,6 +26,7 @@ type op struct {
 	sums    []block.Sum
 	rare    bool // it may change what the replica is
 	durable bool // the change is to be flushed before it is answered
+	some    some // of a message for scattered blocks
 
 	done     wire.Done
 	readDone wire.ReadDone
@@ -62,6 +63,7 @@ func (o *op) Release() {
 	}
 	q := &o.request // keeps what the store allocated for it
 	q.Extent, q.Generation, q.Data, q.Sums, q.Err = block.Extent{}, 0, nil, nil, nil
+	o.some.reset()
 	o.r, o.buffer, o.durable = nil, nil, false
 	o.readDone, o.verified = wire.ReadDone{}, wire.Verified{}
 	p.mu.Lock()
@@ -96,6 +98,19 @@ func (o *op) begin(msg wire.Message, into destination) {
 		if q.Verb, q.Extent = store.Zero, m.Extent; !m.Hole {
 			q.Verb, q.Data, q.Sums = store.Write, aligned(m.Data), m.Sums
 		}
+	case *wire.WriteBlocks:
+		o.beginBlocks(store.Write, &m.Blocks, 0, aligned(m.Data), m.Sums)
+		return
+	case *wire.ReadBlocks:
+		if n := m.Blocks.Count(); !dense(&m.Blocks) {
+			o.readDone = wire.ReadDone{Data: o.room(n * block.Size), Sums: o.sumsFor(n)}
+			o.beginBlocks(store.Read, &m.Blocks, m.Generation, o.readDone.Data, o.readDone.Sums)
+			return
+		}
+		o.some.picked = m.Blocks
+		span := m.Blocks.Span()
+		q.Verb, q.Extent, q.Generation = store.Read, span, m.Generation
+		q.Data, q.Sums = o.room(int(span.Bytes())), o.sumsFor(int(span.Count))
 	case *wire.Zero:
 		q.Verb, q.Extent = store.Zero, m.Extent
 		o.durable = m.FUA
@@ -185,6 +200,9 @@ func (o *op) stored(q *store.Request) {
 	}
 	switch q.Verb {
 	case store.Read:
+		if o.some.picked.Count() > 0 {
+			q.Data, q.Sums = pick(&o.some.picked, q.Data, q.Sums)
+		}
 		o.readDone = wire.ReadDone{Data: q.Data, Sums: q.Sums}
 		o.finish(&o.readDone, nil)
 	case store.Verify:

@@ -364,6 +364,10 @@ func epochOf(m wire.Message) (block.Epoch, bool) {
 		return m.Epoch, true
 	case *wire.Fill:
 		return m.Epoch, true
+	case *wire.ReadBlocks:
+		return m.Epoch, true
+	case *wire.WriteBlocks:
+		return m.Epoch, true
 	case *wire.Clean:
 		return m.Epoch, true
 	case *wire.Snapshot:

@@ -193,7 +193,7 @@ func (h *head) link(m int) {
 			k := &conn{c: h.c, head: h, member: m, node: n, life: n.life, session: replica.Session(h.c.sessions), open: true}
 			n.sessions[k.session] = k
 			h.conns[m] = k
-			h.step(coordinator.Linked{Member: m})
+			h.step(coordinator.Linked{Member: m, Version: wire.Highest})
 		}
 	}
 	h.c.after(h.c.between(20*time.Microsecond, h.c.netMax), try)

@@ -253,6 +253,29 @@ func (n *node) storeOp(op replica.Store) {
 		}
 		n.store.Submit(q)
 	}
+	each := func(b wire.Blocks, answer wire.Message, request func(e block.Extent, at int) *store.Request) {
+		var list []*store.Request
+		var failed error
+		at, left := 0, 0
+		for e := b.Next(0); !e.Empty(); e = b.Next(e.End()) {
+			q := request(e, at)
+			q.Done = func(q *store.Request) {
+				n.flying = slices.DeleteFunc(n.flying, func(o *store.Request) bool { return o == q })
+				if q.Err != nil && failed == nil {
+					failed = q.Err
+				}
+				if left--; left == 0 {
+					done(answer, failed)
+				}
+			}
+			list, at = append(list, q), at+int(e.Count)
+		}
+		left = len(list)
+		for _, q := range list {
+			n.alone(q)
+			n.store.Submit(q)
+		}
+	}
 	simple := func(err error) { done(ok, err) }
 	switch m := op.Msg.(type) {
 	case *wire.Write:
@@ -263,6 +286,16 @@ func (n *node) storeOp(op replica.Store) {
 		q := &store.Request{Verb: store.Read, Extent: m.Extent, Generation: m.Generation,
 			Data: host.Buffer(int(m.Extent.Bytes())), Sums: make([]block.Sum, m.Extent.Count)}
 		submit(q, func() wire.Message { return &wire.ReadDone{Data: q.Data, Sums: q.Sums} })
+	case *wire.WriteBlocks:
+		each(m.Blocks, ok, func(e block.Extent, at int) *store.Request {
+			return &store.Request{Verb: store.Write, Extent: e, Data: m.Data[at*block.Size:][:e.Bytes()], Sums: m.Sums[at:][:e.Count]}
+		})
+	case *wire.ReadBlocks:
+		sums, data := make([]block.Sum, m.Blocks.Count()), host.Buffer(m.Blocks.Count()*block.Size)
+		each(m.Blocks, &wire.ReadDone{Data: data, Sums: sums}, func(e block.Extent, at int) *store.Request {
+			return &store.Request{Verb: store.Read, Extent: e, Generation: m.Generation,
+				Data: data[at*block.Size:][:e.Bytes()], Sums: sums[at:][:e.Count]}
+		})
 	case *wire.Verify:
 		q := &store.Request{Verb: store.Verify, Extent: m.Extent, Generation: m.Generation, Sums: make([]block.Sum, m.Extent.Count)}
 		submit(q, func() wire.Message { return &wire.Verified{Sums: q.Sums} })

@@ -51,7 +51,8 @@
 // # Messages
 //
 // Fields in the header are marked with (h). Extents are start u64, count u32, in blocks.
-// Durations are nanoseconds, u64. Sizes are bytes, u64. Generations and regions are u32,
+// Blocks are the first of them u64, and 256 bits, of which bit i%64 of the u64 i/64 is set
+// when block first+i is one of them; bit 0 is. Durations are nanoseconds, u64. Sizes are bytes, u64. Generations and regions are u32,
 // epochs u64, ids 16 bytes.
 //
 //	 1 Hello          magic u64 ("holdfast"), lowest u16, highest u16, cluster, node,
@@ -88,10 +89,12 @@
 //	30 Changed        epoch (h), since generation, generation, from region, limit u32
 //	31 ExtentList     last (flag 16), next region, list: extents, at most 4096
 //	32 Fill           epoch (h), hole (flag 8), generation, extent, sums u32 each; data
+//	33 ReadBlocks     epoch (h), generation, blocks; since version 2
+//	34 WriteBlocks    epoch (h), blocks, sums u32 each; data; since version 2
 //
 // Statuses: 1 unknown, 2 invalid, 3 not found, 4 already exists, 5 precondition, 6 busy,
 // 7 no space, 8 corrupt, 9 media error, 10 fenced, 11 unavailable, 12 timeout,
 // 13 unsupported, 14 canceled, 15 denied, 16 internal.
 //
-// testdata/v1.hex shows every message of version 1.
+// testdata/vN.hex shows every message of version N.
 package wire

@@ -11,12 +11,13 @@ type Version uint16
 // an old line. Hello and Refuse are the same in all of them.
 const (
 	V1 Version = 1 // the first
+	V2 Version = 2 // ReadBlocks and WriteBlocks: a resync of scattered blocks moves many with one message
 )
 
 // What this build speaks.
 const (
 	Lowest  = V1
-	Highest = V1
+	Highest = V2
 )
 
 // Agree returns the version that the two ends of a connection speak, given what both
