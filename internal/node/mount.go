@@ -14,9 +14,8 @@ import (
 const mountTimeout = 2 * time.Minute
 
 // snapshotFlags are for filesystems of snapshots. One that was not frozen has a journal
-// that would have to be replayed, which a device that can't be written does not allow; and
-// XFS refuses a filesystem whose volume is mounted too.
-var snapshotFlags = map[mount.Kind][]string{mount.Ext4: {"noload"}, mount.XFS: {"norecovery", "nouuid"}}
+// that would have to be replayed, which a device that can't be written does not allow.
+var snapshotFlags = map[mount.Kind][]string{mount.Ext4: {"noload"}, mount.XFS: {"norecovery"}}
 
 // mount mounts the device where it is wished to be, and nowhere else that a wish before
 // this one named. A blank device gets its volume's filesystem first.

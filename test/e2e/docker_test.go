@@ -93,7 +93,7 @@ func TestDocker(t *testing.T) {
 	}
 
 	during("AVolumeIsMadeShownAndSharedOnOneNode", func(t *testing.T) {
-		a.Docker("volume", "create", "-d", "holdfast", "--opt", "size=256M", "--opt", "repl=3", "--opt", "fs=xfs", "db")
+		a.Docker("volume", "create", "-d", "holdfast", "--opt", "size=512M", "--opt", "repl=3", "--opt", "fs=xfs", "db")
 		if out, err := a.Try("volume", "create", "-d", "holdfast", "--opt", "sice=64M", "x"); err == nil || !strings.Contains(err.Error(), "did you mean size?") {
 			t.Errorf("a misspelt option: %v, %s", err, out)
 		}
@@ -136,6 +136,17 @@ func TestDocker(t *testing.T) {
 		}
 	})
 
+	during("ANameSaysWhatTheVolumeIs", func(t *testing.T) {
+		const name = "name=web,size=64M,repl=2"
+		b.run(name, "echo x >/data/x", "--rm", "--volume-driver", "holdfast")
+		if got := b.run("web", "/busybox cat /data/x", "--rm"); got != "x" {
+			t.Errorf("it has %q", got)
+		}
+		if shown := b.Docker("volume", "inspect", "web", "-f", "{{.Driver}} {{.Status.replicas}} {{.Status.health}}"); shown != "holdfast 2 healthy" {
+			t.Errorf("it is %q", shown)
+		}
+	})
+
 	during("WhenTheNodeDiesAContainerElsewhereHasTheData", func(t *testing.T) {
 		last := a.said("writer")
 		a.Kill()
@@ -151,17 +162,6 @@ func TestDocker(t *testing.T) {
 		b.goesOn("writer")
 		b.Docker("rm", "-f", "writer")
 		b.Docker("volume", "rm", "db")
-	})
-
-	during("ANameSaysWhatTheVolumeIs", func(t *testing.T) {
-		const name = "name=web,size=64M,repl=2"
-		b.run(name, "echo x >/data/x", "--rm", "--volume-driver", "holdfast")
-		if got := b.run("web", "/busybox cat /data/x", "--rm"); got != "x" {
-			t.Errorf("it has %q", got)
-		}
-		if shown := b.Docker("volume", "inspect", "web", "-f", "{{.Status.replicas}} {{.Status.size}}"); shown != "2 67108864" {
-			t.Errorf("it is %q", shown)
-		}
 	})
 
 	if long {
