@@ -208,7 +208,7 @@ cluster keeps them. With --purge they are deleted for good, at once. A volume
 that is attached is refused; one that does not exist is success.`,
 		Example: `  holdfast volume delete db
   holdfast volume delete old1 old2 --purge`,
-		Args: cobra.MinimumNArgs(1),
+		Args: some("VOLUME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return r.do(cmd, func(ctx context.Context, c *client.Client) error {
 				for _, name := range args {
@@ -275,7 +275,7 @@ func newVolumePurge(r *remote) *cobra.Command {
 to be over. Until then they hold their space in the pools. One that does not
 exist is success.`,
 		Example: "  holdfast volume purge db",
-		Args:    cobra.MinimumNArgs(1),
+		Args:    some("VOLUME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return r.do(cmd, func(ctx context.Context, c *client.Client) error {
 				for _, name := range args {

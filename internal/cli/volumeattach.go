@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 
+	"connectrpc.com/connect"
 	"github.com/spf13/cobra"
 
 	"github.com/holdfast-io/holdfast/api/client"
@@ -96,6 +97,10 @@ device fails when it comes back.`,
 				q.Volume, q.Wait = args[0], w.proto()
 				if _, err := c.Attachments.Detach(ctx, q); err != nil {
 					return err
+				}
+				if _, err := c.Volumes.GetVolume(ctx, &v1.GetVolumeRequest{Volume: args[0]}); connect.CodeOf(err) == connect.CodeNotFound {
+					r.out.say("there is no volume %s", args[0])
+					return nil
 				}
 				r.out.say("volume %s is detached", args[0])
 				return nil
