@@ -23,7 +23,7 @@ nodes, and it can be attached to any one node at a time.
 Volumes are named by name or by id.`,
 	})
 	cmd.AddCommand(newVolumeCreate(r), newVolumeList(r), newVolumeGet(r), newVolumeUpdate(r), newVolumeDelete(r), newVolumeRestore(r),
-		newVolumePurge(r), newVolumeAttach(r), newVolumeDetach(r), newVolumeMount(r), newVolumeUnmount(r), newVolumeAbort(r),
+		newVolumePurge(r), newVolumeAttach(r), newVolumeExport(r), newVolumeDetach(r), newVolumeMount(r), newVolumeUnmount(r), newVolumeAbort(r),
 		newVolumeMove(r), newVolumeAcceptLoss(r), newVolumeUsage(r))
 	return cmd
 }
@@ -48,7 +48,10 @@ func volumeColumns(names map[string]string) []column[*v1.Volume] {
 			}
 			return text
 		}},
-		{head: "DEVICE", wide: true, cell: func(v *v1.Volume) string { return v.GetStatus().GetAttachment().GetDevice() }},
+		{head: "DEVICE", wide: true, cell: func(v *v1.Volume) string {
+			a := v.GetStatus().GetAttachment()
+			return cmp.Or(a.GetDevice(), a.GetAddress())
+		}},
 		{head: "MOUNT", wide: true, cell: func(v *v1.Volume) string { return v.GetStatus().GetAttachment().GetMountPath() }},
 		{head: "CLASS", wide: true, cell: func(v *v1.Volume) string { return v.GetSpec().GetClass() }},
 		{head: "FILESYSTEM", wide: true, cell: func(v *v1.Volume) string { return v.GetSpec().GetFilesystem() }},

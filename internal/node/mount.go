@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/holdfast-io/holdfast/internal/attach/frontend"
 	"github.com/holdfast-io/holdfast/internal/attach/mount"
 	"github.com/holdfast-io/holdfast/internal/fault"
 )
@@ -24,6 +25,9 @@ func (a *attachment) mount(w wish) error {
 	defer cancel()
 	if err := a.unmount(ctx, w.attach.MountPath); err != nil || w.attach.MountPath == "" || a.mounted == w.attach.MountPath {
 		return err
+	}
+	if a.kind == frontend.Export {
+		return fault.WithCure(fault.Errorf("node.mount", fault.Precondition, "the volume is exported to clients, and is no device here"), "detach it, and attach it without --frontend export")
 	}
 	device := a.show.Device().Path
 	kind := mount.Kind(w.volume.Spec.Filesystem)
