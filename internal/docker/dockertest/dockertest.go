@@ -47,7 +47,7 @@ func Start(t testing.TB, plugins string) *Engine {
 		"-H", e.host(), "--iptables=false", "--ip6tables=false", "--bridge=none", "--storage-driver=vfs", "--cgroup-parent", "/" + e.cgroup}
 	if e.alone {
 		args = append([]string{"unshare", "--mount", "--propagation", "slave", "--pid", "--fork", "--kill-child", "--mount-proc",
-			"sh", "-euc", `mkdir -p /run/docker/plugins; mount --bind "$1" /run/docker/plugins; shift; exec "$@"`, "sh", plugins}, args...)
+			"sh", "-euc", alone, "sh", plugins}, args...)
 	}
 	e.cmd = exec.Command(args[0], args[1:]...)
 	e.cmd.Env = append(os.Environ(), "PATH="+os.Getenv("PATH")+":/usr/sbin:/sbin")
@@ -62,6 +62,17 @@ func Start(t testing.TB, plugins string) *Engine {
 	e.load()
 	return e
 }
+
+// alone prepares a mount namespace for an engine. Copies of mounts of loop devices are taken
+// off: they would keep others, such as tests of pools, from detaching those.
+const alone = `
+mkdir -p /run/docker/plugins
+mount --bind "$1" /run/docker/plugins
+shift
+findmnt -rno TARGET,SOURCE | while read -r target source; do
+	case $source in /dev/loop*) umount -l "$target" || true ;; esac
+done
+exec "$@"`
 
 func (e *Engine) host() string { return "unix://" + filepath.Join(e.dir, "s") }
 
