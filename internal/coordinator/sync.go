@@ -38,9 +38,11 @@ type syncing struct {
 	flushed bool           // its last flush was asked for
 	done    bool
 	failed  error
-	total   int // regions of what is being filled
-	moved   int64
-	began   time.Duration
+	// badSource: the source can't say what it holds.
+	badSource bool
+	total     int // regions of what is being filled
+	moved     int64
+	began     time.Duration
 }
 
 type syncStage uint8
@@ -101,10 +103,15 @@ func (c *Coordinator) abandonSync(m int) {
 	if c.promoting(m) {
 		return // it may count by now: the record will tell
 	}
+	late := s.steps > 0
 	for _, q := range c.active {
 		if q.copy == nil && !c.inSync(m) {
+			late = late || q.need.has(m) && !q.acked.has(m)
 			q.need.drop(m)
 		}
+	}
+	if late { // what it was sent may take effect later than what comes next: it is to be drained first
+		c.members[m].promised = 0
 	}
 }
 
@@ -157,7 +164,10 @@ func (c *Coordinator) catchUp(now time.Duration, m int, fx *Effects) {
 	}
 	s := x.sync
 	if s == nil {
-		source := c.reader(0)
+		source := c.reader(x.badSources)
+		if source < 0 {
+			x.badSources = 0
+		}
 		if source < 0 || c.limits.PauseResync || x.leaving {
 			return
 		}
@@ -167,6 +177,9 @@ func (c *Coordinator) catchUp(now time.Duration, m int, fx *Effects) {
 	}
 	if s.failed != nil || !c.inSync(s.source) {
 		x.syncFailed = s.failed
+		if s.badSource {
+			x.badSources.add(s.source)
+		}
 		c.abandonSync(m)
 		x.retry = now + c.opts.Lease/10
 		return
@@ -341,6 +354,8 @@ func (c *Coordinator) copySome(now time.Duration, m int, s *syncing, fx *Effects
 			}
 			if err != nil {
 				s.fail(err)
+			} else if k.refill && s.gen == k.gen { // what the region held besides was given up for it
+				s.missed = append(s.missed, k.extent.FirstRegion())
 			}
 		}
 		if s.gen != 0 {
@@ -372,7 +387,7 @@ func (c *Coordinator) sealCopy(m int, s *syncing, fx *Effects) {
 // lastFlush makes durable what was copied; then the member may count.
 func (c *Coordinator) lastFlush(m int, s *syncing, fx *Effects) {
 	s.stage, s.flushed = flushes, true
-	c.ask(m, &wire.Flush{Epoch: c.rec.Epoch}, fx, func(_ time.Duration, _ int, msg wire.Message, _ *Effects) {
+	c.ask(m, &wire.Flush{Epoch: c.rec.Epoch, Whole: true}, fx, func(_ time.Duration, _ int, msg wire.Message, _ *Effects) {
 		if _, ok := msg.(*wire.Flushed); !ok {
 			s.fail(failureOf(msg))
 			return

@@ -63,11 +63,12 @@ type replicas struct {
 	snaps    map[int][]block.Generation
 	live     map[int]block.Generation
 	promised map[int]block.Epoch
+	state    map[int]wire.State
 }
 
 func play(t *testing.T, text string) string {
 	s := &script{t: t, names: map[any]string{}, replicas: replicas{map[int][]wire.RegionState{}, map[int]map[block.Index]block.Sum{},
-		map[int][]block.Generation{}, map[int]block.Generation{}, map[int]block.Epoch{}}}
+		map[int][]block.Generation{}, map[int]block.Generation{}, map[int]block.Epoch{}, map[int]wire.State{}}}
 	for _, line := range strings.Split(strings.TrimSuffix(text, "\n"), "\n") {
 		if strings.HasPrefix(line, "  ") {
 			continue
@@ -122,6 +123,8 @@ func (s *script) command(word []string) {
 			s.sums[arg(1)] = map[block.Index]block.Sum{}
 		}
 		s.sums[arg(1)][block.Index(arg(2))] = block.Sum(arg(3))
+	case "state": // state MEMBER STATE: what it says of itself
+		s.state[arg(1)] = map[string]wire.State{"lost": wire.Lost, "forgot": wire.Forgot, "failed": wire.Failed, "serving": wire.Serving}[word[2]]
 	case "attach":
 		s.c = New(s.rec, Options{Node: block.NodeID{1}, Incarnation: 7})
 		s.step(Tick{})
@@ -280,6 +283,10 @@ func describe(msg wire.Message) string {
 		return fmt.Sprintf("Generations %v", m.List)
 	case *wire.Grow:
 		return fmt.Sprintf("Grow %d MiB", m.Size>>20)
+	case *wire.Flush:
+		if m.Whole {
+			return "Flush whole"
+		}
 	case *wire.Changed:
 		return fmt.Sprintf("Changed %d to %d", m.Since, m.Generation)
 	}
@@ -319,6 +326,8 @@ func (s *script) fail(m int, kind, what string) {
 		switch what {
 		case "fenced":
 			f.Status, f.Epoch = fault.Fenced, 99
+		case "nospace":
+			f.Status = fault.NoSpace
 		case "corrupt":
 			f.Status = fault.Corrupt
 		case "busy":
@@ -333,7 +342,7 @@ func (s *script) fail(m int, kind, what string) {
 func (s *script) reply(m int, msg wire.Message) wire.Message {
 	switch a := msg.(type) {
 	case *wire.Open:
-		return &wire.Opened{Size: s.rec.Size, Generation: max(s.live[m], 1), Promised: s.promised[m], Incarnation: 1, Boot: 1, State: wire.Serving, Snapshots: s.snaps[m]}
+		return &wire.Opened{Size: s.rec.Size, Generation: max(s.live[m], 1), Promised: s.promised[m], Incarnation: 1, Boot: 1, State: max(s.state[m], wire.Serving), Snapshots: s.snaps[m]}
 	case *wire.Promise:
 		s.promised[m] = a.Epoch
 		return &wire.Promised{Epoch: a.Epoch, Generation: max(s.live[m], 1), Lease: a.Lease}

@@ -63,7 +63,7 @@
 //	 5 Pong
 //	 6 Open           volume, replica
 //	 7 Opened         promised epoch (h), size, generation, incarnation u64, boot u64,
-//	                  state u8, snapshots: generations, at most 4096
+//	                  state u8 (1 serving, 2 failed, 3 leaving, 4 lost, 5 forgot), snapshots: generations, at most 4096
 //	 8 Promise        epoch (h), same node (flag 4), owner node, owner incarnation u64, lease
 //	 9 Promised       epoch (h), generation, lease
 //	10 Renew          epoch (h), sequence u64
@@ -75,7 +75,7 @@
 //	16 Zero           epoch (h), FUA (flag 1), unmap (flag 2), extent
 //	17 Read           epoch (h), generation, extent
 //	18 ReadDone       sums u32 each; data
-//	19 Flush          epoch (h)
+//	19 Flush          epoch (h), whole (flag 32)
 //	20 Flushed        incarnation u64, mark u64
 //	21 Verify         epoch (h), generation, extent
 //	22 Verified       sums u32 each, at most 1024

@@ -71,6 +71,7 @@ func samples() []Message {
 		&Fill{Epoch: 42, Generation: 6, Extent: block.Extent{Start: 8, Count: ZeroBlocksMax}, Hole: true},
 		&ReadBlocks{Epoch: 42, Generation: 6, Blocks: someBlocks(0, 3)},
 		&WriteBlocks{Epoch: 42, Blocks: someBlocks(0, 255), Sums: sums, Data: data},
+		&Flush{Epoch: 42, Whole: true},
 	}
 }
 
