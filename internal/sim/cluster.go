@@ -140,7 +140,8 @@ func newCluster(seed uint64, trace func(string)) *cluster {
 	switch { // where the favourite shows best
 	case c.favourite == again && c.chance(70):
 		blocks = 8
-	case c.favourite == afterServing && c.chance(70):
+	case (c.favourite == blackout || c.favourite == afterFlush) && c.chance(50), // regions that were not written before
+		c.favourite == afterServing && c.chance(70):
 		blocks = 16 * block.PerRegion
 	}
 	c.model = newModel(blocks)

@@ -43,4 +43,4 @@ func TestPlantedBugsAreFound(t *testing.T) {
 	}
 }
 
-const seedsMax = 1000
+const seedsMax = 600
