@@ -118,7 +118,7 @@ func metadataText(m *v1.Metadata) string {
 	}
 	switch {
 	case !m.GetReachable():
-		return "can't be reached"
+		return fmt.Sprintf("can't be reached, %d of %d members healthy", healthy, len(m.GetMembers()))
 	case len(m.GetMembers()) > 0:
 		return fmt.Sprintf("%s, %d of %d members healthy", m.GetKind(), healthy, len(m.Members))
 	}

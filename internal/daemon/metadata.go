@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strconv"
 	"sync"
@@ -66,10 +67,7 @@ func (m *metadata) problem(err error) {
 func (m *metadata) ask(ctx context.Context) {
 	m.status = &v1.Metadata{Kind: "embedded", Reachable: true}
 	members, statuses, err := m.survey.Survey(ctx)
-	if err != nil {
-		m.problem(err)
-		return // the endpoints of before may do
-	}
+	before := m.endpoints
 	m.endpoints = nil
 	down, voters := 0, 0
 	for i, one := range members {
@@ -93,5 +91,12 @@ func (m *metadata) ask(ctx context.Context) {
 	if down > 0 {
 		m.status.Problem = strconv.Itoa(down) + " of " + strconv.Itoa(voters) + " members are down; start their nodes again, or wait: another node takes a member's place after " +
 			m.controller.config.ReplaceMemberAfter.String() + " if there is one"
+	}
+	if err != nil {
+		m.endpoints = before // they may do
+		m.problem(err)
+		if down > 0 {
+			m.status.Problem = fmt.Sprintf("%d of the %d members that vote do not answer, or have no majority; start their nodes again; if they are gone for good: holdfast metadata restore", down, voters)
+		}
 	}
 }

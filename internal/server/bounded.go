@@ -10,7 +10,7 @@ import (
 
 // storeMax is how long a call waits for the store. One that has no majority any more
 // answers nobody: who asks is to be told, and not to wait for ever.
-const storeMax = 10 * time.Second
+const storeMax = 8 * time.Second
 
 // bounded is a store that is waited for no longer than max.
 type bounded struct {

@@ -39,9 +39,17 @@ func Found(ctx context.Context, s state.Store, c *v1.Cluster) (*v1.Cluster, erro
 
 // cluster returns who the cluster is, with its settings; never nil.
 func (s *Server) cluster(ctx context.Context) *v1.Cluster {
-	out := &v1.Cluster{Meta: &v1.Meta{Name: "holdfast"}}
 	if e, err := clusterTable.Get(ctx, s.store, clusterID); err == nil {
-		out = e.Value
+		s.named.Store(clone(e.Value))
+	}
+	return s.knownCluster()
+}
+
+// knownCluster returns who the cluster is, as far as is known without asking.
+func (s *Server) knownCluster() *v1.Cluster {
+	out := &v1.Cluster{Meta: &v1.Meta{Name: "holdfast"}}
+	if known := s.named.Load(); known != nil {
+		out = clone(known)
 	}
 	out.Settings, out.Defaults = clone(s.view.setting()), s.defaults()
 	return out

@@ -15,6 +15,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"connectrpc.com/connect"
@@ -34,8 +35,7 @@ type Options struct {
 	Version string // of the program
 
 	Trust    Trust         // who is let in over TCP; nil: nobody
-	Blocks   ChangedBlocks // nil: there are no replicas on this node
-	Others   Others        // nil: other nodes are not asked
+	Blocks   ChangedBlocks // nil: changed blocks are fault.Unsupported
 	Leases   Leases        // nil: nothing is known of leases
 	Metadata Metadata      // how the store does; nil: nothing is known but whether it answers
 
@@ -74,14 +74,8 @@ type Trust interface {
 // ChangedBlocks knows what differs between generations of a volume.
 type ChangedBlocks interface {
 	// Changed lists what differs between two snapshots of a volume from an offset on, or,
-	// with an empty base, what the snapshot has at all. fault.NotFound: the node has no
-	// replica that could tell.
+	// with an empty base, what the snapshot has at all.
 	Changed(ctx context.Context, q ChangedQuery) (*v1.ListChangedBlocksResponse, error)
-}
-
-// Others reaches the API of other nodes, as this node.
-type Others interface {
-	Snapshots(address string) (holdfastv1connect.SnapshotServiceClient, error)
 }
 
 // Leases knows of the leases that replicas on this server's node have granted.
@@ -118,6 +112,7 @@ type Server struct {
 	random  io.Reader
 	tracer  trace.Tracer
 	metrics *metrics
+	named   atomic.Pointer[v1.Cluster] // as it was read last
 	mux     *http.ServeMux
 }
 

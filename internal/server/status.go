@@ -13,8 +13,11 @@ import (
 
 // GetStatus sums the cluster up.
 func (s *clusters) GetStatus(ctx context.Context, _ *v1.GetStatusRequest) (*v1.ClusterStatus, error) {
-	st := &v1.ClusterStatus{Cluster: s.cluster(ctx), Version: s.options.Version, Time: s.stamp(),
+	st := &v1.ClusterStatus{Version: s.options.Version, Time: s.stamp(),
 		Nodes: &v1.NodeCounts{}, Pools: &v1.PoolCounts{}, Volumes: &v1.VolumeCounts{}, Metadata: s.metadata(ctx)}
+	if st.Cluster = s.knownCluster(); st.Metadata.Reachable {
+		st.Cluster = s.cluster(ctx)
+	}
 	sum := summary{s.view, st}
 	sum.nodes()
 	sum.pools()
@@ -26,16 +29,18 @@ func (s *clusters) GetStatus(ctx context.Context, _ *v1.GetStatusRequest) (*v1.C
 
 // metadata says how the store does.
 func (s *clusters) metadata(ctx context.Context) *v1.Metadata {
-	m := &v1.Metadata{}
+	m := &v1.Metadata{Reachable: true}
 	if s.options.Metadata != nil {
 		m, _ = s.options.Metadata.Status(ctx)
+		m = clone(m) // others see it, too
 	}
 	if err := s.view.stale(); err != nil {
 		m.Reachable = false
 		_, cure := fault.Describe(unreachable(err))
-		m.Problem = cmp.Or(m.Problem, fmt.Sprintf("what is shown may be old, and nothing can be changed; attached volumes go on: %v; %s", err, cure))
-	} else if s.options.Metadata == nil {
-		m.Reachable = true
+		m.Problem = cmp.Or(m.Problem, fmt.Sprintf("%v; %s", err, cure))
+	}
+	if !m.Reachable {
+		m.Problem = "what is shown may be old, and nothing can be changed; attached volumes go on: " + m.Problem
 	}
 	return m
 }
@@ -160,12 +165,21 @@ func (s summary) state() {
 		s.attend(failing, "cluster", s.st.Cluster.Meta, "StateUnreachable", cmp.Or(m.Problem, "the cluster's state can't be reached"))
 		return
 	}
+	voters := 0
 	for _, member := range m.Members {
 		if !member.Healthy {
 			s.attend(warning, "cluster", s.st.Cluster.Meta, "MemberDown", fmt.Sprintf("metadata member %s does not answer; if it stays so it is replaced: holdfast metadata members", member.Name))
 		}
+		voters += one(!member.Learner)
+	}
+	if m.Kind == "embedded" && voters < votersMin && s.st.Nodes.Total > 1 {
+		s.attend(warning, "cluster", s.st.Cluster.Meta, "FewVoters", fmt.Sprintf(
+			"only %d of the nodes keep the cluster's state with a vote: when one of those is lost, nothing can be changed until it is back; have three nodes up, and wait until new members have caught up: holdfast metadata members", voters))
 	}
 }
+
+// votersMin is how many members of the store must vote so that one of them may be lost.
+const votersMin = 3
 
 // end draws the sum.
 func (s summary) end() {
@@ -188,6 +202,6 @@ func (s summary) end() {
 	case st.Verdict == warning && st.Volumes.Degraded > 0:
 		st.Summary = fmt.Sprintf("every volume can be used; %d of %d have fewer copies than they should", st.Volumes.Degraded, st.Volumes.Total)
 	case st.Verdict == warning:
-		st.Summary = "every volume can be used; " + many(len(st.Attention), "thing needs", "things need") + " attention"
+		st.Summary = fmt.Sprintf("every volume can be used; %d things need attention", len(st.Attention))
 	}
 }

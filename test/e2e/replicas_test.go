@@ -1,7 +1,11 @@
 package e2e
 
 import (
+	"context"
 	"os"
+	"os/exec"
+	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -76,6 +80,15 @@ func TestReplicas(t *testing.T) {
 		}
 		w.goesOn(c)
 		w.reads(t)
+		var refusals sync.WaitGroup
+		for _, change := range []string{"volume create never --size 64Mi", "volume detach alone", "node cordon n2"} {
+			refusals.Go(func() { n1.refuses(strings.Fields(change)...) })
+		}
+		refusals.Wait()
+		if out, err := n1.bounded("status"); !strings.Contains(out, "attached volumes go on") {
+			t.Errorf("the status without the metadata is: %v\n%s", err, out)
+		}
+		w.goesOn(c)
 		resume()
 		c.awaitNodes()
 		w.goesOn(c)
@@ -83,6 +96,27 @@ func TestReplicas(t *testing.T) {
 		w.verify(t, w.path)
 		c.detach("alone")
 	})
+}
+
+// bounded is cli of a command that must end by itself, and before long.
+func (n *node) bounded(args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(n.c.t.Context(), patience)
+	defer cancel()
+	began := time.Now()
+	raw, err := exec.CommandContext(ctx, program, append(args, "--address", n.path("run/api.sock"))...).CombinedOutput()
+	n.c.t.Logf("without the metadata holdfast %s takes %v, and says: %s", strings.Join(args, " "), time.Since(began).Round(10*time.Millisecond), raw)
+	if ctx.Err() != nil {
+		n.c.t.Errorf("holdfast %s does not end by itself", strings.Join(args, " "))
+	}
+	return string(raw), err
+}
+
+// refuses runs a command that can't be done without the metadata, and must say so.
+func (n *node) refuses(args ...string) {
+	n.c.t.Helper()
+	if out, err := n.bounded(args...); err == nil || !strings.Contains(out, "metadata") || !strings.Contains(out, "cure:") {
+		n.c.t.Errorf("holdfast %s says without the metadata: %v\n%s", strings.Join(args, " "), err, out)
+	}
 }
 
 // reads has the device read while it is written.

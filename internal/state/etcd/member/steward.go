@@ -32,6 +32,8 @@ type Steward struct {
 
 	down map[uint64]time.Time // since when members are not healthy
 	eyes map[string]*clientv3.Client
+
+	known []*pb.Member // as of the last Survey
 }
 
 const (
@@ -39,6 +41,7 @@ const (
 	replaceDefault = 3 * time.Minute
 	lookMax        = 2 * time.Second // for a member to say how it is
 	againAfter     = time.Second     // after a failure of the store
+	surveyMax      = 3 * time.Second // for members to say who they are
 )
 
 // StewardRole is what stewards compete for.
@@ -251,13 +254,18 @@ func (s *Steward) statuses(ctx context.Context, list []*pb.Member) []*pb.StatusR
 	return out
 }
 
-// Survey returns the members, and how each is; nil for those that don't say. It may be
-// called of a Steward that does not Run, by one goroutine at a time.
+// Survey returns the members, and how each is; nil for those that don't say. Without a
+// majority nobody says who the members are: then it returns the error, soon, and the
+// members that it knew. It may be called of a Steward that does not Run, by one goroutine
+// at a time.
 func (s *Steward) Survey(ctx context.Context) ([]*pb.Member, []*pb.StatusResponse, error) {
-	list, err := List(ctx, s.Store)
+	asking, cancel := context.WithTimeout(ctx, surveyMax)
+	defer cancel()
+	list, err := List(asking, s.Store)
 	if err != nil {
-		return nil, nil, err
+		return s.known, s.statuses(ctx, s.known), err
 	}
+	s.known = list
 	if s.eyes == nil {
 		s.eyes = map[string]*clientv3.Client{}
 	}
