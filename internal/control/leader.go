@@ -3,7 +3,6 @@ package control
 import (
 	"context"
 	"crypto/rand"
-	"fmt"
 	"io"
 	"log/slog"
 	"slices"
@@ -300,7 +299,7 @@ func (l *leader) lookAgain(ops []state.Op) error {
 // eventOp writes an event, whose id begins with its time, so that they are in order.
 func (l *leader) eventOp(e *v1.Event) state.Op {
 	now := l.now()
-	e.Id, e.Time = fmt.Sprintf("%019d-%s", now.UnixNano(), strings.ToLower(rand.Text()[:8])), timestamppb.New(now)
+	e.Id, e.Time = state.EventID(now, rand.Text()), timestamppb.New(now)
 	if e.NodeId == "" {
 		e.NodeId = l.node
 	}

@@ -32,8 +32,6 @@ type attachment struct {
 	said *v1.AttachmentStatus
 
 	kind       frontend.Kind    // of show
-	export     *exported        // where clients find show, if that is an export
-	name       string           // of the volume, as show has it
 	snapshot   bool             // show is of a snapshot
 	left       *frontend.Device // of a device that the data process before this one left
 	limited    *v1.Limits       // what the head keeps to
@@ -44,7 +42,9 @@ type attachment struct {
 	dead       string           // name of a device that serves nobody any more, and may be mounted still
 	unchanged  string           // why the volume is not what is wished for
 
-	groups map[string]time.Time // snapshots of groups that wait for the others, since when
+	groups      map[string]time.Time // snapshots of groups that wait for the others, since when
+	repaired    uint64               // blocks of this head that an event has told of
+	repairsTold time.Time            // when
 
 	mu     sync.Mutex
 	wanted wish
@@ -263,7 +263,7 @@ func (a *attachment) claim() error {
 	}) || a.head == nil {
 		return fault.Errorf("node.claim", fault.Unavailable, "the volume's head before this one has not ended")
 	}
-	a.lost, a.limited = lost, nil
+	a.lost, a.limited, a.repaired = lost, nil, 0
 	return nil
 }
 
@@ -371,51 +371,17 @@ func (a *attachment) serve(d frontend.Device, of *v1.SnapshotStatus) error {
 		o.Backend = attach.NewSectors(a.back, deviceDepth)
 	}
 	o.Fence = h.whenServing
-	f, err := a.start(d.Kind, o)
+	f, err := frontend.New(d.Kind, o, frontend.Config{Keeper: a.d.keeper, Errand: a.d.o.Errand})
 	if err != nil {
 		return err
 	}
-	a.left, a.kind, a.name, a.snapshot = nil, d.Kind, o.Name, of != nil
+	if err := f.Start(a.d.ctx); err != nil {
+		return err
+	}
+	a.left, a.kind, a.snapshot = nil, d.Kind, of != nil
 	a.showing(f)
-	a.log.Info("attached", "device", f.Device().Link, "address", a.address(), "name", o.Name)
+	a.log.Info("attached", "device", f.Device().Link, "name", o.Name)
 	return nil
-}
-
-// start makes a front end and starts it.
-func (a *attachment) start(k frontend.Kind, o attach.Options) (attach.Frontend, error) {
-	c := frontend.Config{Keeper: a.d.keeper, Errand: a.d.o.Errand}
-	if k == frontend.Export {
-		at, err := a.d.export.open(o.Name, a.wished().attach.GetExport())
-		if err != nil {
-			return nil, err
-		}
-		a.export, c.Server = at, at.server
-	}
-	f, err := frontend.New(k, o, c)
-	if err == nil {
-		err = f.Start(a.d.ctx)
-	}
-	if err != nil {
-		a.unexport()
-		return nil, err
-	}
-	return f, nil
-}
-
-// address is where clients find the volume, if it is exported.
-func (a *attachment) address() string {
-	if a.export == nil || a.show == nil {
-		return ""
-	}
-	return a.export.uri(a.name)
-}
-
-// unexport leaves the address of an export that is none any more.
-func (a *attachment) unexport() {
-	if a.export != nil {
-		a.export.leave()
-		a.export = nil
-	}
 }
 
 // hide takes the device away.
@@ -426,29 +392,13 @@ func (a *attachment) hide() error {
 		return err
 	}
 	err := a.show.Stop(ctx)
-	if fault.Is(err, fault.Busy) && a.kind != frontend.Export {
+	if fault.Is(err, fault.Busy) {
 		return fault.WithCure(err, "unmount it, and end what has it open")
 	}
 	if err == nil {
 		a.showing(nil)
 	}
 	return err
-}
-
-// giveUp takes the device away. One that is in use stays, unless the volume was taken from
-// this node by force: then its users get errors.
-func (a *attachment) giveUp() error {
-	err := a.hide()
-	if !fault.Is(err, fault.Busy) || !a.elsewhere() {
-		return err
-	}
-	a.log.Warn("the volume was taken from this node while it is in use: its users get errors", obs.Err(err))
-	if err := a.show.Abort(); err != nil {
-		return err
-	}
-	<-a.show.Ended()
-	a.died()
-	return a.bury()
 }
 
 // detachTimeout is how long the last writes of a device may take, before it is said that
@@ -471,7 +421,7 @@ func (a *attachment) detach() error {
 		return err
 	}
 	if a.show != nil {
-		if err := a.giveUp(); err != nil {
+		if err := a.hide(); err != nil {
 			return err
 		}
 	}
@@ -566,9 +516,7 @@ func (a *attachment) deviceGone() {
 
 // showing notes what shows the volume; nil is nothing.
 func (a *attachment) showing(f attach.Frontend) {
-	if a.show = f; f == nil {
-		a.unexport()
-	}
+	a.show = f
 	a.mu.Lock()
 	a.front = f
 	a.mu.Unlock()
@@ -604,11 +552,15 @@ func (a *attachment) say(problem error) {
 		return
 	}
 	now := a.status(w, problem)
-	if a.said != nil && !worthSaying(a.said, now) {
+	repairs, repaired := a.repairs(now)
+	if a.said != nil && !worthSaying(a.said, now) && len(repairs) == 0 {
 		return
 	}
-	if _, err := a.d.o.Store.Commit(a.d.ctx, state.AttachStatuses.Put(a.id, now)); err == nil {
-		a.said = now
+	if _, err := a.d.o.Store.Commit(a.d.ctx, append(repairs, state.AttachStatuses.Put(a.id, now))...); err == nil {
+		a.said, a.repaired = now, repaired
+		if len(repairs) > 0 {
+			a.repairsTold = time.Now()
+		}
 	}
 }
 
@@ -640,10 +592,7 @@ func (a *attachment) elsewhere() bool {
 
 // died notes that the device can only fail from now on.
 func (a *attachment) died() {
-	if link := a.show.Device().Link; link != "" { // an export leaves nothing
-		a.dead = filepath.Base(link)
-	}
-	a.mounted = ""
+	a.dead, a.mounted = filepath.Base(a.show.Device().Link), ""
 	a.showing(nil)
 }
 

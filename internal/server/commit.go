@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/trace"
@@ -110,18 +109,13 @@ func (s *Server) event(ctx context.Context, kind string, meta *v1.Meta, reason, 
 		return state.Op{Err: err}
 	}
 	e := &v1.Event{
-		Id: EventID(now, id), Time: timestamppb.New(now), Object: kind + "/" + meta.GetId(), ObjectName: meta.GetName(),
+		Id: state.EventID(now, id), Time: timestamppb.New(now), Object: kind + "/" + meta.GetId(), ObjectName: meta.GetName(),
 		Severity: "info", Reason: reason, Message: fmt.Sprintf(format, args...), NodeId: s.options.NodeID,
 	}
 	if by := who(ctx).Subject; by != "" {
 		e.Message += " (by " + by + ")"
 	}
 	return state.Events.Create(e.Id, e)
-}
-
-// EventID makes an event's id: events sort by time.
-func EventID(at time.Time, unique string) string {
-	return fmt.Sprintf("%020d-%.8s", at.UnixNano(), unique)
 }
 
 // operation makes a new operation, and the op that creates it.

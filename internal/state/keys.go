@@ -1,6 +1,10 @@
 package state
 
 import (
+	"fmt"
+	"strings"
+	"time"
+
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	v1 "github.com/holdfast-io/holdfast/api/holdfast/v1"
@@ -102,3 +106,9 @@ func AliveKey(node string) string { return AlivePrefix + node }
 
 // NameKey is where the id of the object of that kind and name is.
 func NameKey(kind, name string) string { return Root + "names/" + kind + "/" + name }
+
+// EventID makes the id of an event from its time and something unique: events are in the
+// order of their ids, whoever writes them.
+func EventID(at time.Time, unique string) string {
+	return fmt.Sprintf("%020d-%.8s", at.UnixNano(), strings.ToLower(unique))
+}
