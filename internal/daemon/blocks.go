@@ -4,6 +4,7 @@ import (
 	"context"
 
 	v1 "github.com/holdfast-io/holdfast/api/holdfast/v1"
+	"github.com/holdfast-io/holdfast/internal/fault"
 	"github.com/holdfast-io/holdfast/internal/node"
 	"github.com/holdfast-io/holdfast/internal/server"
 )
@@ -13,5 +14,9 @@ type blocks struct{ socket string }
 
 // Changed is server.ChangedBlocks.Changed.
 func (b blocks) Changed(ctx context.Context, q server.ChangedQuery) (*v1.ListChangedBlocksResponse, error) {
-	return node.Changed(ctx, b.socket, node.ChangedQuery{Volume: q.Volume, Base: q.Base, Snapshot: q.Snapshot, Offset: q.Offset, Max: q.RangesMax})
+	answer, err := node.Changed(ctx, b.socket, node.ChangedQuery{Volume: q.Volume, Base: q.Base, Snapshot: q.Snapshot, Offset: q.Offset, Max: q.RangesMax})
+	if fault.Is(err, fault.NotFound) {
+		return nil, fault.WithCure(err, "ask a node that has one: holdfast volume get shows which")
+	}
+	return answer, err
 }

@@ -43,4 +43,4 @@ func TestPlantedBugsAreFound(t *testing.T) {
 	}
 }
 
-const seedsMax = 600
+const seedsMax = 400

@@ -43,8 +43,6 @@ const (
 	KindChanged
 	KindExtentList
 	KindFill
-	KindReadBlocks
-	KindWriteBlocks
 	kindEnd
 )
 
@@ -93,8 +91,6 @@ var kinds = [kindEnd]struct {
 	KindChanged:        {"Changed", asks, false},
 	KindExtentList:     {"ExtentList", answers, false},
 	KindFill:           {"Fill", asks, true},
-	KindReadBlocks:     {"ReadBlocks", asks, false},
-	KindWriteBlocks:    {"WriteBlocks", asks, true},
 }
 
 // String names the kind.

@@ -63,8 +63,6 @@ func dataOf(m Message) *[]byte {
 		return &m.Data
 	case *Fill:
 		return &m.Data
-	case *WriteBlocks:
-		return &m.Data
 	}
 	return nil
 }

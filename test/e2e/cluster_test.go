@@ -2,7 +2,9 @@ package e2e
 
 import (
 	"bytes"
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -15,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"connectrpc.com/connect"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/holdfast-io/holdfast/api/client"
@@ -69,6 +72,11 @@ type cluster struct {
 	token string
 	nodes []*node
 	wires *wires // between the nodes; nil when they share this machine's network
+
+	saw string // by who waits: shown when that was in vain
+
+	poolSize string   // of each node; "" is 3Gi
+	args     []string // of each node, too
 }
 
 type node struct {
@@ -102,10 +110,15 @@ func prepare(t *testing.T) *cluster {
 	return c
 }
 
+// next returns the node that grow adds next.
+func (c *cluster) next() *node {
+	return &node{c: c, i: len(c.nodes), name: fmt.Sprintf("n%d", len(c.nodes)+1)}
+}
+
 // grow adds count nodes.
 func (c *cluster) grow(count int) {
 	for range count {
-		n := &node{c: c, i: len(c.nodes), name: fmt.Sprintf("n%d", len(c.nodes)+1)}
+		n := c.next()
 		c.nodes = append(c.nodes, n)
 		if c.wires != nil {
 			c.wires.plug(n)
@@ -168,15 +181,23 @@ func (n *node) isUp(ctx context.Context, name string) bool {
 	return false
 }
 
+// note notes what is seen of a volume, for when the wait is in vain.
+func (c *cluster) note(v *v1.Volume, err error) {
+	if err == nil || !errors.Is(err, context.DeadlineExceeded) && connect.CodeOf(err) != connect.CodeDeadlineExceeded {
+		c.saw = fmt.Sprint(v.GetStatus(), err)
+	}
+}
+
 // await waits until so.
 func (c *cluster) await(what string, so func(ctx context.Context) bool) {
 	c.t.Helper()
 	ctx, cancel := context.WithTimeout(c.t.Context(), patience)
 	defer cancel()
+	c.saw = "nothing that was noted"
 	for tick := time.NewTicker(20 * time.Millisecond); !so(ctx); <-tick.C {
 		if ctx.Err() != nil {
 			c.logs()
-			c.t.Fatalf("waited %v for this: %s", patience, what)
+			c.t.Fatalf("waited %v for this: %s\nseen last: %s", patience, what, c.saw)
 		}
 	}
 }
@@ -197,8 +218,9 @@ func (n *node) start() {
 	t := n.c.t
 	must(t, os.MkdirAll(n.path(""), 0o700))
 	args := []string{"node", "--name", n.name, "--data-dir", n.path("data"), "--run-dir", n.path("run"), "--link-dir", n.path("dev"),
-		"--address", n.address(), "--pool", n.path("pool"), "--pool-size", "3Gi",
+		"--address", n.address(), "--pool", n.path("pool"), "--pool-size", cmp.Or(n.c.poolSize, "3Gi"),
 		"--replace-member-after", "30s"}
+	args = append(args, n.c.args...)
 	if n.i > 0 {
 		args = append(args, "--join", net.JoinHostPort(n.c.nodes[0].address(), "7400"), "--token", n.c.token)
 	}

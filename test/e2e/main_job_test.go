@@ -32,6 +32,7 @@ func (n *node) awaitHealth(volume string, health v1.Health) (v *v1.Volume) {
 	n.c.await(volume+" is "+health.String(), func(ctx context.Context) bool {
 		var err error
 		v, err = n.api().Volumes.GetVolume(ctx, &v1.GetVolumeRequest{Volume: volume})
+		n.c.note(v, err)
 		return err == nil && v.Status.GetHealth() == health
 	})
 	return v
