@@ -69,6 +69,7 @@ func (p *policyFlags) flags(cmd *cobra.Command) {
 	}
 	f.StringToStringVar(&p.spec.Selector, "for", nil, "volumes with these `labels`, such as app=db")
 	f.BoolVar(&p.spec.Freeze, "freeze", false, "freeze mounted filesystems first")
+	f.BoolVar(&p.spec.Together, "together", false, "of all its volumes at one moment, as a group")
 	f.BoolVar(&p.spec.Suspended, "suspended", false, "take none for now, and delete none")
 }
 
@@ -98,7 +99,8 @@ func newPolicyCreate(r *remote) *cobra.Command {
 		Short: "Make a snapshot policy",
 		Long:  "Make a snapshot policy with one or more schedules, each of which keeps its own\nsnapshots.",
 		Example: `  holdfast policy create nightly --daily 23:30,keep=7
-  holdfast policy create often --interval 15m,keep=8 --daily 01:00,keep=7 --for app=db`,
+  holdfast policy create often --interval 15m,keep=8 --daily 01:00,keep=7 --for app=db
+  holdfast policy create shop --interval 1h,keep=24 --for app=shop --together`,
 		Args: exactly("NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := p.read(); err != nil {
@@ -144,6 +146,9 @@ a whole.`,
 				}
 				if changed("freeze") {
 					have.Spec.Freeze = p.spec.Freeze
+				}
+				if changed("together") {
+					have.Spec.Together = p.spec.Together
 				}
 				if changed("suspended") {
 					have.Spec.Suspended = p.spec.Suspended

@@ -112,6 +112,7 @@ func (l *leader) sweep(ctx context.Context, d *decider) error {
 		{func() []step { return d.liveness(due) }, changed("nodes", "alive", "nodestatus", "pools", "poolstatus", "absences")},
 		{d.operate, changed("operations", "assignments", "records", "verdicts", "holdings", "nodes", "pools")},
 		{d.oldMarks, changed("policies")},
+		{d.together, changed("policies", "schedules")},
 		{d.oldBirths, changed("births", "holdings", "records", "assignments")},
 		{func() []step { return d.strayReplicas(due) }, changed("holdings", "condemned", "strays", "assignments", "records")},
 		{d.expire, due},

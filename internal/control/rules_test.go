@@ -2,6 +2,7 @@ package control
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -433,6 +434,82 @@ func TestScheduledSnapshots(t *testing.T) {
 	s.rest()
 	if marks := s.view().marks.list(); len(marks) != 0 || len(names()) == 0 {
 		t.Errorf("without the policy there are marks %v and snapshots %v", marks, names())
+	}
+}
+
+func TestAPolicyTakesItsVolumesTogether(t *testing.T) {
+	s := newStage(t, 3)
+	s.do(state.Policies.Create("p", &v1.SnapshotPolicy{Meta: &v1.Meta{Id: "p", Name: "shop"}, Spec: &v1.SnapshotPolicySpec{Together: true,
+		Schedules: []*v1.SnapshotSchedule{{Kind: "interval", At: "15m", Keep: 2}}, Selector: map[string]string{"app": "shop"}}}))
+	for _, id := range []string{"a", "b", "c"} {
+		s.do(state.Volumes.Create(id, &v1.Volume{Meta: &v1.Meta{Id: id, Name: id, Labels: map[string]string{"app": "shop"}}, Spec: &v1.VolumeSpec{SizeBytes: gib, Replicas: 2}}))
+	}
+	s.create("other", &v1.VolumeSpec{SizeBytes: gib, Replicas: 1})
+	s.rest()
+	for i, id := range []string{"a", "b"} { // c is not attached, and belongs to it all the same
+		s.do(state.Attachments.Create(id, &v1.Attachment{VolumeId: id, Spec: &v1.AttachmentSpec{NodeId: fmt.Sprint("n", i+1)}}))
+	}
+	s.rest()
+	groups := func() map[string][]string {
+		of := map[string][]string{}
+		v := s.view()
+		for _, id := range v.snapshots.list() {
+			of[v.snapshots.value(id).Spec.GroupId] = append(of[v.snapshots.value(id).Spec.GroupId], v.snapshots.value(id).Spec.VolumeId)
+		}
+		return of
+	}
+	whole := func(want int) {
+		t.Helper()
+		got := groups()
+		for id, members := range got {
+			if slices.Sort(members); !slices.Equal(members, []string{"a", "b", "c"}) || id == "" {
+				t.Errorf("a snapshot of the group %q is of %v", id, members)
+			}
+		}
+		if len(got) != want {
+			t.Errorf("there are %d groups, want %d", len(got), want)
+		}
+	}
+	for range 8 {
+		s.later(15 * time.Minute)
+	}
+	whole(2)
+	s.later(30 * 24 * time.Hour) // nobody led meanwhile
+	whole(2)
+
+	// One that failed on a volume does not count, and does not stay.
+	for range 2 {
+		var last string
+		for id, snap := range s.view().snapshots.entries {
+			if was := s.view().snapshots.entries[last].Value; was == nil || snap.Value.Spec.Due.AsTime().After(was.Spec.Due.AsTime()) {
+				last = id
+			}
+		}
+		s.do(state.SnapshotStatuses.Put(last, &v1.SnapshotStatus{Generation: s.view().snapStatuses.value(last).Generation, Problem: "its moment was missed"}))
+		s.later(15 * time.Minute)
+	}
+	s.later(15 * time.Minute)
+	whole(2)
+	for id := range s.view().snapshots.entries {
+		if p := s.view().snapStatuses.value(id).GetProblem(); p != "" {
+			t.Errorf("a failed one stays: %s", p)
+		}
+	}
+
+	// Detached, all of them, they get one more, and then no others.
+	s.do(state.Attachments.Delete("a", 0), state.Attachments.Delete("b", 0))
+	s.later(15 * time.Minute)
+	before := slices.Sorted(maps.Keys(groups()))
+	for range 3 {
+		s.later(15 * time.Minute)
+	}
+	if now := slices.Sorted(maps.Keys(groups())); !slices.Equal(now, before) {
+		t.Errorf("nothing changes, and there are the groups %v after %v", now, before)
+	}
+	s.do(state.Policies.Delete("p", 0))
+	s.rest()
+	if marks := s.view().marks.list(); len(marks) != 0 {
+		t.Errorf("without the policy there are marks %v", marks)
 	}
 }
 

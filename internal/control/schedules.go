@@ -83,8 +83,16 @@ func (d *decider) schedules(vol *v1.Volume, s *step) {
 		if next.IsZero() || !HoldsFor(p, vol) {
 			continue
 		}
-		s.due(next)
-		if done := d.scheduled(p, vol, rhythms(p)); len(done.ops) > 0 {
+		var done step
+		if p.Spec.Together { // see together
+			for _, r := range rhythms(p) {
+				d.prune(p, vol, r, &done)
+			}
+		} else {
+			s.due(next)
+			done = d.scheduled(p, vol, rhythms(p))
+		}
+		if len(done.ops) > 0 {
 			s.ops, s.event = done.ops, done.event
 			return
 		}
@@ -95,7 +103,7 @@ func (d *decider) schedules(vol *v1.Volume, s *step) {
 func (d *decider) oldMarks() (steps []step) {
 	for _, key := range d.marks.list() {
 		policy, volume, _ := strings.Cut(key, "/")
-		if d.policies.value(policy) == nil || d.volumes.value(volume) == nil {
+		if d.policies.value(policy) == nil || volume != allVolumes && d.volumes.value(volume) == nil {
 			steps = append(steps, step{ops: []state.Op{state.ScheduleMarks.Delete(key, d.marks.entries[key].Revision)}})
 		}
 	}
@@ -127,7 +135,7 @@ func (d *decider) scheduled(p *v1.SnapshotPolicy, vol *v1.Volume, list []rhythm)
 			continue
 		}
 		if _, placed := d.records.get(vol.Meta.Id); placed && !d.unchanged(vol) {
-			d.take(p, vol, r, due, &s)
+			d.take(p, vol, r, due, "", &s)
 		}
 		d.prune(p, vol, r, &s)
 	}
@@ -157,8 +165,8 @@ func (d *decider) unchanged(vol *v1.Volume) bool {
 	return false
 }
 
-// take has a snapshot taken.
-func (d *decider) take(p *v1.SnapshotPolicy, vol *v1.Volume, r rhythm, due time.Time, s *step) {
+// take has a snapshot taken, as one of a group if that has an id.
+func (d *decider) take(p *v1.SnapshotPolicy, vol *v1.Volume, r rhythm, due time.Time, group string, s *step) {
 	if len(d.snaps[vol.Meta.Id]) >= d.settings.snapshotsMax {
 		s.event = d.about(vol, "warning", "SnapshotLimit", "policy %s took no snapshot: the volume has %d, the most that there may be; delete some, or have the policy keep fewer",
 			p.Meta.Name, len(d.snaps[vol.Meta.Id]))
@@ -168,7 +176,7 @@ func (d *decider) take(p *v1.SnapshotPolicy, vol *v1.Volume, r rhythm, due time.
 	kind, _, _ := strings.Cut(r.key, " ")
 	snap := &v1.Snapshot{
 		Meta: &v1.Meta{Id: id, Name: snapshotName(vol, p, kind, due), Labels: maps.Clone(vol.Meta.Labels), Created: timestamppb.New(d.now)},
-		Spec: &v1.SnapshotSpec{VolumeId: vol.Meta.Id, Freeze: p.Spec.Freeze, Policy: p.Meta.Id, Schedule: r.key, Due: timestamppb.New(due)},
+		Spec: &v1.SnapshotSpec{VolumeId: vol.Meta.Id, GroupId: group, Freeze: p.Spec.Freeze, Policy: p.Meta.Id, Schedule: r.key, Due: timestamppb.New(due)},
 	}
 	name := state.NameKey(state.KindSnapshot, snap.Meta.Name)
 	if _, taken := d.names[name]; taken {
@@ -194,10 +202,10 @@ func (d *decider) prune(p *v1.SnapshotPolicy, vol *v1.Volume, r rhythm, s *step)
 			continue
 		}
 		switch status := d.snapStatuses.value(id); {
+		case status.GetProblem() != "" || d.groupFailed(spec.GroupId):
+			failed = append(failed, id)
 		case status.GetReady():
 			ready = append(ready, id)
-		case status.GetProblem() != "":
-			failed = append(failed, id)
 		}
 	}
 	due := func(id string) time.Time { return d.snapshots.value(id).Spec.Due.AsTime() }
@@ -216,10 +224,14 @@ func (d *decider) prune(p *v1.SnapshotPolicy, vol *v1.Volume, r rhythm, s *step)
 	for _, id := range failed {
 		if len(ready) > 0 && due(ready[len(ready)-1]).After(due(id)) {
 			gone = append(gone, id)
+			gone = append(gone, d.othersOf(id)...) // without the one that failed they would count as taken
 		}
 	}
 	for _, id := range gone[:min(len(gone), batchMax)] {
 		snap := d.snapshots.entries[id]
+		if snap.Value.Spec.Deleted || slices.ContainsFunc(s.ops, func(op state.Op) bool { return op.Key == state.Snapshots.Key(id) }) {
+			continue
+		}
 		next := proto.CloneOf(snap.Value)
 		next.Spec.Deleted = true
 		s.ops = append(s.ops, state.Snapshots.Replace(id, next, snap.Revision))

@@ -50,6 +50,7 @@ type view struct {
 	at       sets               // node or pool -> volumes with a replica there
 	holds    sets               // volume -> replicas with a holding
 	snaps    sets               // volume -> snapshots
+	groups   sets               // group -> its snapshots
 	clones   sets               // snapshot -> volumes that begin with it
 	attached sets               // node -> volumes that are attached there
 	active   map[string]bool    // operations that have not ended
@@ -153,7 +154,7 @@ func (t *table[T]) drop(key string, at state.Revision) {
 // newView returns an empty view.
 func newView() *view {
 	v := &view{settings: settingsOf(nil), names: map[string]string{}, tables: map[string]keyed{}, poolsOf: sets{}, at: sets{}, holds: sets{},
-		snaps: sets{}, clones: sets{}, attached: sets{}, active: map[string]bool{}, shares: map[string]share{}, pending: map[string]int64{}, filling: map[string]int{}, touched: map[string]bool{}, suspects: map[string]bool{}, pulses: map[string]bool{}, fresh: map[string]bool{}}
+		snaps: sets{}, groups: sets{}, clones: sets{}, attached: sets{}, active: map[string]bool{}, shares: map[string]share{}, pending: map[string]int64{}, filling: map[string]int{}, touched: map[string]bool{}, suspects: map[string]bool{}, pulses: map[string]bool{}, fresh: map[string]bool{}}
 	join(v, &v.nodes, state.Nodes, func(id string, _, _ *v1.Node) { v.nodeChanged(id) })
 	join(v, &v.nodeStatuses, state.NodeStatuses, func(id string, _, _ *v1.NodeStatus) { v.pulses[id] = true })
 	join(v, &v.alive, state.Alive, func(id string, _, _ *emptypb.Empty) { v.nodeChanged(id) })
@@ -299,10 +300,14 @@ func (v *view) holdingChanged(id string, was, now *statepb.Holding) {
 func (v *view) snapshotChanged(id string, was, now *v1.Snapshot) {
 	if was != nil {
 		v.snaps.drop(was.Spec.GetVolumeId(), id)
+		v.groups.drop(was.Spec.GetGroupId(), id)
 		v.touched[was.Spec.GetVolumeId()] = true
 	}
 	if now != nil {
 		v.snaps.add(now.Spec.GetVolumeId(), id)
+		if g := now.Spec.GetGroupId(); g != "" {
+			v.groups.add(g, id)
+		}
 		v.touched[now.Spec.GetVolumeId()] = true
 	}
 }

@@ -1,8 +1,8 @@
 package node
 
 import (
+	"cmp"
 	"context"
-	"errors"
 	"slices"
 	"time"
 
@@ -83,7 +83,7 @@ func (a *attachment) takeTogether(id string, snap *v1.Snapshot) error {
 		}
 		err := a.inStep(id, snap.Spec.GroupId, hold)
 		release := a.order(&coordinator.Change{Op: coordinator.Release, Generation: hold.Generation, Drop: err != nil})
-		return errors.Join(err, release)
+		return cmp.Or(err, release) // when it is dropped anyway, it does not matter that writes went on before
 	})
 	if err != nil {
 		return a.failGroup(id, snap, uint32(hold.Generation), err)

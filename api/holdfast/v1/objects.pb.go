@@ -2466,6 +2466,7 @@ type SnapshotPolicySpec struct {
 	Selector      map[string]string      `protobuf:"bytes,2,rep,name=selector,proto3" json:"selector,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // labels that a volume must have; empty for no volume
 	Suspended     bool                   `protobuf:"varint,3,opt,name=suspended,proto3" json:"suspended,omitempty"`                                                                        // takes none and deletes none
 	Freeze        bool                   `protobuf:"varint,4,opt,name=freeze,proto3" json:"freeze,omitempty"`                                                                              // mounted filesystems first
+	Together      bool                   `protobuf:"varint,5,opt,name=together,proto3" json:"together,omitempty"`                                                                          // of all volumes that it holds for at one moment, as a group
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2524,6 +2525,13 @@ func (x *SnapshotPolicySpec) GetSuspended() bool {
 func (x *SnapshotPolicySpec) GetFreeze() bool {
 	if x != nil {
 		return x.Freeze
+	}
+	return false
+}
+
+func (x *SnapshotPolicySpec) GetTogether() bool {
+	if x != nil {
+		return x.Together
 	}
 	return false
 }
@@ -3574,12 +3582,13 @@ const file_holdfast_v1_objects_proto_rawDesc = "" +
 	"\x0eSnapshotPolicy\x12%\n" +
 	"\x04meta\x18\x01 \x01(\v2\x11.holdfast.v1.MetaR\x04meta\x123\n" +
 	"\x04spec\x18\x02 \x01(\v2\x1f.holdfast.v1.SnapshotPolicySpecR\x04spec\x129\n" +
-	"\x06status\x18\x03 \x01(\v2!.holdfast.v1.SnapshotPolicyStatusR\x06status\"\x8f\x02\n" +
+	"\x06status\x18\x03 \x01(\v2!.holdfast.v1.SnapshotPolicyStatusR\x06status\"\xab\x02\n" +
 	"\x12SnapshotPolicySpec\x12;\n" +
 	"\tschedules\x18\x01 \x03(\v2\x1d.holdfast.v1.SnapshotScheduleR\tschedules\x12I\n" +
 	"\bselector\x18\x02 \x03(\v2-.holdfast.v1.SnapshotPolicySpec.SelectorEntryR\bselector\x12\x1c\n" +
 	"\tsuspended\x18\x03 \x01(\bR\tsuspended\x12\x16\n" +
-	"\x06freeze\x18\x04 \x01(\bR\x06freeze\x1a;\n" +
+	"\x06freeze\x18\x04 \x01(\bR\x06freeze\x12\x1a\n" +
+	"\btogether\x18\x05 \x01(\bR\btogether\x1a;\n" +
 	"\rSelectorEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"J\n" +
