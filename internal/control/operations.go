@@ -319,7 +319,8 @@ func (d *decider) forgetNode(id string) (ops []state.Op) {
 		ops = append(ops, d.forgetPool(p)...)
 	}
 	n := d.nodes.entries[id]
-	ops = append(ops, state.NodeStatuses.Delete(id, 0), state.Absences.Delete(id, 0))
+	ops = append(ops, state.NodeStatuses.Delete(id, 0), state.Absences.Delete(id, 0),
+		state.Removed.Put(id, &statepb.Removed{NodeId: id, Name: n.Value.GetMeta().GetName(), At: timestamppb.New(d.now)}))
 	ops = append(ops, d.freeName(state.KindNode, n.Value.Meta, id)...)
 	return append(ops, state.Nodes.Delete(id, n.Revision))
 }

@@ -117,6 +117,7 @@ func (x *controller) work(ctx context.Context, l *listeners) error {
 	group.Go(func() { x.enroll(ctx) })
 	group.Go(func() { x.present(ctx) })
 	group.Go(func() { x.renew(ctx) })
+	group.Go(func() { x.expel(ctx) })
 	group.Go(func() { x.dump(ctx) })
 	group.Go(func() { control.Run(ctx, x.store, control.Options{Node: x.node(), Log: x.log}) })
 	if !x.config.external() {
@@ -174,6 +175,31 @@ func (x *controller) present(ctx context.Context) {
 			x.log.Warn("the cluster's metadata can't be reached: attached volumes go on, nothing can be changed", obs.Err(err))
 		}
 	})
+}
+
+// expel keeps in the wallet, where all processes of the node look, which nodes were removed
+// from the cluster.
+func (x *controller) expel(ctx context.Context) {
+	removed := state.NewMirror(ctx, x.store, state.Removed, nil)
+	for {
+		changed := removed.Changed()
+		select {
+		case <-removed.Ready():
+			var ids []string
+			for _, e := range removed.List() {
+				ids = append(ids, e.ID)
+			}
+			if err := x.wallet.Expel(ids); err != nil {
+				x.log.Error("which nodes were removed can't be written down", obs.Err(err))
+			}
+		default:
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // listeners are where the API is served.

@@ -116,11 +116,13 @@ func Data(ctx context.Context, o ChildOptions) error {
 		cancel()
 	}()
 	id := w.Identity()
+	credentials := id.Credentials()
+	credentials.Removed = w.Removed
 	return node.Run(ctx, node.Options{
 		Node: id.Node, Cluster: id.Cluster, Name: c.Name, Version: o.Version,
 		Store: store, Pools: c.Pools,
 		Listen: c.listenAt(c.DataPort), Advertise: c.at(c.DataPort), API: c.at(c.APIPort),
-		Credentials: id.Credentials(),
+		Credentials: credentials,
 		Debug:       c.debugSocket(),
 		Keeper:      c.keeperSocket(), Errand: errand.Command{o.Program, "errand"}, LinkDir: c.LinkDir,
 		Log: o.Log.With("process", "data"),

@@ -89,6 +89,21 @@ func (c *inbound) send(tag wire.Tag, msg wire.Message, hold link.Holder) {
 	c.n.flushLater(c.conn)
 }
 
+// expel ends what nodes say that were removed from the cluster after they connected. The
+// loop's.
+func (n *Node) expel() {
+	cr := n.o.Credentials
+	if cr == nil || cr.Removed == nil {
+		return
+	}
+	for c := range n.inbounds {
+		if cr.Removed(c.conn.Peer().Node) {
+			n.log.Warn("a node that was removed is cut off", "peer", c.conn.Peer().Name)
+			c.conn.Close()
+		}
+	}
+}
+
 // over ends all conversations: the connection is no more.
 func (c *inbound) over() {
 	for _, ch := range c.channels {

@@ -25,6 +25,7 @@ func (d *daemon) report(ctx context.Context) {
 		for _, p := range d.pools {
 			d.reportPool(ctx, said, p)
 		}
+		d.node.do(d.node.expel)
 		select {
 		case <-tick.C:
 		case <-ctx.Done():

@@ -255,7 +255,7 @@ func (s *clusters) joinOnce(ctx context.Context, r *v1.JoinRequest, spend state.
 	}
 	meta.Id = cmp.Or(r.NodeId, meta.Id) // a machine that was removed comes back as it was
 	n := &v1.Node{Meta: meta, Spec: &v1.NodeSpec{Region: r.Region, Zone: r.Zone, Rack: r.Rack}}
-	at, err := s.commit(ctx, spend, state.Nodes.Create(meta.Id, n), state.Create(state.NameKey(state.KindNode, r.Name), []byte(meta.Id)),
+	at, err := s.commit(ctx, spend, state.Nodes.Create(meta.Id, n), state.Removed.Delete(meta.Id, 0), state.Create(state.NameKey(state.KindNode, r.Name), []byte(meta.Id)),
 		s.event(ctx, state.KindNode, meta, "Joined", "node %s has joined", r.Name))
 	if err != nil {
 		return state.Entry[*v1.Node]{}, err

@@ -163,7 +163,7 @@ func (s *Server) identify(ctx context.Context, header http.Header) (Identity, er
 	if node, ok := ctx.Value(nodeKey{}).(string); ok {
 		if n := value(s.view.nodes, node); n == nil || n.GetSpec().GetRemoved() {
 			return Identity{}, fault.WithCure(fault.Errorf("server", fault.Denied, "node %s is not in this cluster, or not any more", node),
-				"let it join with a new token: holdfast token create")
+				"on its machine, put trust and etcd in its data directory aside, and start it with --join and a new token (holdfast token create)")
 		}
 		return Identity{Role: v1.Role_ROLE_NODE, Subject: "node " + s.view.nodeName(node), Method: "certificate", NodeID: node}, nil
 	}

@@ -65,6 +65,7 @@ var (
 	Policies         = Table[*v1.SnapshotPolicy]{Root + "policies/"}
 	Verdicts         = Table[*statepb.Verdict]{Root + "verdicts/"}
 	Absences         = Table[*statepb.Absence]{Root + "absences/"}
+	Removed          = Table[*statepb.Removed]{Root + "removed/"}
 	Condemned        = Table[*statepb.Condemned]{Root + "condemned/"}
 	Strays           = Table[*statepb.Stray]{Root + "strays/"}
 	ScheduleMarks    = Table[*statepb.ScheduleMark]{Root + "schedules/"}

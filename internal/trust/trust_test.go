@@ -265,3 +265,28 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+func TestANodeThatWasRemovedIsLetInNowhere(t *testing.T) {
+	a := newAuthority(t)
+	w, _ := newWallet(t, a, time.Now())
+	gone, id := newWallet(t, a, time.Now())
+	other := must(trust.OpenWallet(filepath.Dir(w.NodeFile())))(t) // of another process of the node
+	for _, removed := range []bool{false, true, false} {
+		var list []string
+		if removed {
+			list = []string{id.String()}
+		}
+		if err := w.Expel(list); err != nil {
+			t.Fatal(err)
+		}
+		if w.Removed(id) != removed || other.Removed(id) != removed {
+			t.Errorf("removed is %v and %v, want %v", w.Removed(id), other.Removed(id), removed)
+		}
+		if _, _, _, serr := shake(t, gone.Client(), other.Server(true)); (serr != nil) != removed {
+			t.Errorf("removed %v: as a client, %v", removed, serr)
+		}
+		if _, _, cerr, _ := shake(t, other.Client(), gone.Server(false)); (cerr != nil) != removed {
+			t.Errorf("removed %v: as a server, %v", removed, cerr)
+		}
+	}
+}

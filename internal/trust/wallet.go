@@ -3,11 +3,15 @@ package trust
 import (
 	"crypto"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 
+	"github.com/holdfast-io/holdfast/internal/block"
 	"github.com/holdfast-io/holdfast/internal/fault"
 )
 
@@ -15,6 +19,7 @@ import (
 const (
 	nodeFile        = "node.pem" // the private key, then the certificate and what leads to the authority
 	authoritiesFile = "ca.pem"
+	removedFile     = "removed" // ids of nodes that were taken out of the cluster, a line each
 )
 
 // Wallet is the directory in which a node keeps what proves who it is. Several processes
@@ -26,6 +31,8 @@ type Wallet struct {
 	mu       sync.Mutex
 	identity *Identity
 	read     os.FileInfo // of the file that identity is from
+	removed  map[string]bool
+	listed   os.FileInfo // of the file that removed is from
 }
 
 // OpenWallet opens the wallet in dir. fault.NotFound when there is none: the node has not
@@ -122,7 +129,9 @@ func (w *Wallet) Server(others bool) *tls.Config {
 		MinVersion: tls.VersionTLS13,
 		NextProtos: []string{"h2", "http/1.1"},
 		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
-			return w.Identity().Server(others), nil
+			c := w.Identity().Server(others)
+			c.VerifyConnection = w.admit
+			return c, nil
 		},
 	}
 }
@@ -132,10 +141,61 @@ func (w *Wallet) Server(others bool) *tls.Config {
 func (w *Wallet) Client() *tls.Config {
 	c := w.Identity().Client()
 	c.Certificates = nil
+	isPeer := c.VerifyConnection
+	c.VerifyConnection = func(s tls.ConnectionState) error { return errors.Join(isPeer(s), w.admit(s)) }
 	c.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
 		return &w.Identity().Certificate, nil
 	}
 	return c
+}
+
+// Expel writes down which nodes were taken out of the cluster, by id. Their certificates
+// may be good for weeks; from now on they let them in nowhere.
+func (w *Wallet) Expel(nodes []string) error {
+	const op = "trust.Expel"
+	text := strings.Join(slices.Sorted(slices.Values(nodes)), "\n")
+	path := filepath.Join(w.dir, removedFile)
+	if was, err := os.ReadFile(path); err == nil && string(was) == text || errors.Is(err, os.ErrNotExist) && text == "" {
+		return nil
+	}
+	return fault.Wrap(op, replaceFile(path, []byte(text)))
+}
+
+// Removed reports whether a node was taken out of the cluster. When the file can't be
+// read it is what it said last.
+func (w *Wallet) Removed(node block.NodeID) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	path := filepath.Join(w.dir, removedFile)
+	info, err := os.Stat(path)
+	if err == nil && (w.listed == nil || !os.SameFile(info, w.listed) || !info.ModTime().Equal(w.listed.ModTime())) {
+		if raw, err := os.ReadFile(path); err == nil {
+			w.removed, w.listed = map[string]bool{}, info
+			for _, id := range strings.Fields(string(raw)) {
+				w.removed[id] = true
+			}
+		}
+	}
+	return w.removed[node.String()]
+}
+
+// Refuse says why a certificate of the cluster lets nobody in any more, or nil. It must be
+// verified.
+func (w *Wallet) Refuse(cert *x509.Certificate) error {
+	_, node, err := nodeIn(cert)
+	if err != nil || !w.Removed(node) {
+		return nil // who is no node proves himself otherwise
+	}
+	return fault.WithCure(fault.Errorf("trust", fault.Denied, "node %s was removed from the cluster", node),
+		"on its machine, put trust and etcd in its data directory aside, and start it with --join and a new token (holdfast token create)")
+}
+
+// admit is for tls.Config.VerifyConnection.
+func (w *Wallet) admit(s tls.ConnectionState) error {
+	if len(s.PeerCertificates) == 0 {
+		return nil
+	}
+	return w.Refuse(s.PeerCertificates[0])
 }
 
 // replaceFile durably puts raw in the place of a file that only its owner may read.

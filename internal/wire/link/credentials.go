@@ -18,6 +18,9 @@ type Credentials struct {
 	Certificate tls.Certificate
 	// Authority is the cluster's own. Whoever it certifies is a node of the cluster.
 	Authority *x509.CertPool
+	// Removed, unless nil, says of a node whether it was taken out of the cluster. Then its
+	// certificate is worth nothing.
+	Removed func(block.NodeID) bool
 }
 
 // NodeName returns what a certificate calls a node: its SPIFFE id,
@@ -72,6 +75,9 @@ func (c *Credentials) verify(s tls.ConnectionState, cluster block.ClusterID, usa
 	}
 	if err != nil {
 		return block.NodeID{}, fault.E(op, fault.Denied, block.VolumeID{}, err)
+	}
+	if c.Removed != nil && c.Removed(node) {
+		return block.NodeID{}, fault.Errorf(op, fault.Denied, "node %s was removed from the cluster", node)
 	}
 	return node, nil
 }

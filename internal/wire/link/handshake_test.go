@@ -79,6 +79,19 @@ func TestNodeOfAnotherAuthorityIsRefused(t *testing.T) {
 	}
 }
 
+func TestNodeThatWasRemovedIsRefused(t *testing.T) {
+	for _, end := range []string{"who dials", "who accepts"} {
+		a, b := options(t, 1, true), options(t, 2, true)
+		credentials, gone := b.Credentials, node(1)
+		if end == "who accepts" {
+			credentials, gone = a.Credentials, node(2)
+		}
+		credentials.Removed = func(n block.NodeID) bool { return n == gone }
+		dialed, got := shake(t, "tcp", a, b, node(2))
+		refused(t, dialed, got, fault.Denied, fault.Denied)
+	}
+}
+
 func TestCertificatesThatAreNotForANodeAreRefused(t *testing.T) {
 	name := link.NodeName(cluster(1), node(1))
 	with := func(change func(u *url.URL)) []*url.URL { u := *name; change(&u); return []*url.URL{&u} }

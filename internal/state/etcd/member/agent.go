@@ -249,6 +249,9 @@ func (a *Agent) startFailed(ctx context.Context, why error) error {
 		return nil
 	}
 	list, err := List(ctx, a.Store)
+	if fault.Is(err, fault.Denied) {
+		return errors.Join(why, a.step(ctx, "the node was removed from the cluster"))
+	}
 	if err != nil {
 		return why
 	}

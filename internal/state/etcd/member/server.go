@@ -117,6 +117,7 @@ func (o Options) config(log *zap.Logger) (*embed.Config, error) {
 	}
 	if o.Wallet != nil {
 		c.ClientTLSInfo, c.PeerTLSInfo = tlsInfo(o.Wallet), tlsInfo(o.Wallet)
+		c.GRPCAdditionalServerOptions = doorkeeper{o.Wallet}.options()
 	}
 	c.TickMs, c.ElectionMs = uint(heartbeat/time.Millisecond), uint(election/time.Millisecond)
 	c.QuotaBackendBytes = quotaBytes
