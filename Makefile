@@ -36,7 +36,7 @@ test: ## everything that CI runs
 	@$(MAKE) build lint shell fuzz race unit planted
 
 test-long: ## the same with long fuzzing and the race detector everywhere
-	@scripts/deps test
+	@scripts/deps test-long
 	@$(MAKE) build lint shell fuzz unit FUZZ=$(FUZZ_LONG)
 	HOLDFAST_TEST_KILLS=300 go test -race -count=1 -timeout 120m ./...
 	HOLDFAST_LONG=1 go test -count=1 -p 1 -timeout 240m ./test/e2e ./internal/store

@@ -37,8 +37,12 @@ var replicationBenchmarks = []bench.Benchmark{{
 	Run:  func(r *bench.Run) error { return benchReplication(r, 1, false) },
 }, {
 	Name: "replication/resync",
-	What: "a replica gets every second block of a volume, against writing as much to a file in order",
-	Run:  benchResync,
+	What: "a replica gets every second block of a volume, against writing as much to a file in order, and every second block",
+	Run:  func(r *bench.Run) error { return benchResync(r, 1<<30) },
+}, {
+	Name: "replication/resync-4g",
+	What: "the same of a volume of 4 GiB",
+	Run:  func(r *bench.Run) error { return benchResync(r, 4<<30) },
 }, {
 	Name: "replication/step",
 	What: "events a second that a coordinator of three replicas decides about",
@@ -48,7 +52,6 @@ var replicationBenchmarks = []bench.Benchmark{{
 const (
 	replicatedBytes = 1 << 30
 	replicatedTime  = time.Second // each sample
-	resyncBytes     = 1 << 30
 )
 
 // replicatedLoad is one way in which a replicated volume is used. Goals are against
@@ -327,59 +330,4 @@ func (v *replicated) run(l load, verb store.Verb) (bench.Cost, error) {
 func (v *replicated) fill() error {
 	_, err := v.run(once(v.blocks, fillStep).all(8, fillStep), store.Write)
 	return err
-}
-
-// benchResync takes a replica away, changes every second block, and brings it back.
-func benchResync(r *bench.Run) error {
-	return newGround(r, 5*resyncBytes, func(g *ground) error {
-		v, err := newReplicated(g, resyncBytes, 3, true)
-		if err != nil {
-			return err
-		}
-		defer v.close()
-		if err := v.fill(); err != nil {
-			return err
-		}
-		_, file, err := g.fullFile(resyncBytes)
-		if err != nil {
-			return err
-		}
-		var moved []float64
-		changed := int64(resyncBytes / 2)
-		rounds, err := bench.Alternate(r.Context, r.Rounds, func() (bench.Cost, error) {
-			c, copied, err := v.resync()
-			moved = append(moved, float64(copied)/float64(changed))
-			return c, err
-		}, func() (bench.Cost, error) {
-			return once(v.blocks/2, fillStep).all(8, fillStep).run(g.ctx(), g.disk, rawLane(g.disk, file, host.OpWrite))
-		})
-		if err != nil {
-			return err
-		}
-		r.Report(rounds.Compare(bench.Cost.MiBPerSecond).Figure("replication/resync/rate", "MiB/s", bench.RatioAtLeast(0.5)))
-		r.Report(bench.Single("replication/resync/moved", "bytes/changed", bench.Median(moved), bench.ValueAtMost(1.2)))
-		return nil
-	})
-}
-
-// resync returns what it took until the last replica was in sync again after every second
-// block had changed without it, and how many bytes were copied.
-func (v *replicated) resync() (c bench.Cost, copied int64, err error) {
-	last := v.nodes[len(v.nodes)-1]
-	last.Close()
-	if _, err = v.run(once(v.blocks/2, 1).spread(2).all(32, 1), store.Write); err != nil {
-		return c, 0, err
-	}
-	if err = v.await(len(v.nodes) - 1); err != nil {
-		return c, 0, err
-	}
-	before := v.Stats().Copied
-	c, err = bench.Measure(func(c *bench.Cost) error {
-		c.Ops, c.Bytes = int64(v.blocks/2), int64(v.blocks/2)*block.Size
-		if err := last.start(v.on.ctx()); err != nil {
-			return err
-		}
-		return v.await(len(v.nodes))
-	})
-	return c, v.Stats().Copied - before, err
 }

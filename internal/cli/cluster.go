@@ -90,7 +90,7 @@ func newClusterSettings(r *remote) *cobra.Command {
 without a value gets its default back. holdfast cluster get shows the settings.`,
 		Example: `  holdfast cluster set repair_delay=30m rebuilds_max=4
   holdfast cluster set repair_delay=`,
-		Args: cobra.MinimumNArgs(1),
+		Args: some("NAME=VALUE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			q := &v1.UpdateSettingsRequest{Settings: &v1.ClusterSettings{}}
 			for _, arg := range args {

@@ -1,17 +1,21 @@
 package cli
 
 import (
+	"cmp"
 	"fmt"
+	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/holdfast-io/holdfast/internal/daemon"
+	"github.com/holdfast-io/holdfast/internal/fault"
 )
 
 // newMetadataCommand returns the commands that look after the store of the cluster's
 // state. They work on a node's own machine, and without the API.
-func newMetadataCommand(out *output) *cobra.Command {
+func newMetadataCommand(out *output, r *remote) *cobra.Command {
 	cmd := group(&cobra.Command{
 		Use:   "metadata",
 		Short: "Look after the store of the cluster's state: members, dumps, restore",
@@ -20,8 +24,15 @@ These commands ask the members of the store themselves, so they work when the
 API does not.`,
 	})
 	var runDir string
-	cmd.PersistentFlags().StringVar(&runDir, "run-dir", "/run/holdfast", "the node's `directory` for sockets")
+	cmd.PersistentFlags().StringVar(&runDir, "run-dir", "/run/holdfast", "the node's `directory` for sockets; else that of the socket that --address names")
 	open := func(cmd *cobra.Command) (*daemon.Metadata, error) {
+		if !cmd.Flags().Changed("run-dir") && strings.HasSuffix(r.socket(), "/api.sock") {
+			runDir = filepath.Dir(r.socket())
+		}
+		if _, err := os.Stat(filepath.Join(runDir, "node.yaml")); err != nil {
+			return nil, fault.WithCure(fault.Errorf("metadata", fault.KindOf(err), "no node runs here: %w", err),
+				"run this as root on a node's machine; if the node has a run directory of its own, name it with --run-dir")
+		}
 		o, err := childOptions(cmd, filepath.Join(runDir, "node.yaml"))
 		if err != nil {
 			return nil, err
@@ -61,7 +72,7 @@ learns, which one leads, and whether it answers.`,
 func drawMembers(t *table, list []daemon.Member) {
 	t.row("ID", "NODE", "ADDRESS", "ROLE", "HEALTHY", "SIZE")
 	for _, m := range list {
-		t.row(m.ID, m.Node, m.Address, m.Role, m.Healthy, bytesText(m.Bytes))
+		t.row(m.ID, cmp.Or(m.Name, m.Node), m.Address, m.Role, m.Healthy, bytesText(m.Bytes))
 	}
 }
 

@@ -82,6 +82,10 @@ func (r *remote) ended(cmd *cobra.Command, c *client.Client, o *v1.Operation) (*
 	defer bar.end()
 	for !o.Done {
 		next, err := c.Operations.WaitOperation(cmd.Context(), &v1.WaitOperationRequest{Id: o.Id, Wait: durationpb.New(time.Second)})
+		if cmd.Context().Err() != nil {
+			return o, fault.WithCure(fault.Errorf("cli", fault.Canceled, "the wait was interrupted; the operation goes on: %s", o.Message),
+				"wait again: holdfast operation get "+o.Id+" --wait; or give it up: holdfast operation cancel "+o.Id)
+		}
 		if err != nil {
 			return o, err
 		}

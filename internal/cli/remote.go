@@ -1,11 +1,14 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
 	"io/fs"
 	"net"
+	"os"
+	"strings"
 	"time"
 
 	"connectrpc.com/connect"
@@ -31,6 +34,14 @@ func (r *remote) flags(cmd *cobra.Command) {
 	f.StringVar(&r.options.CAFile, "ca", "", "PEM `file` with the cluster's authority (also HOLDFAST_CA)")
 }
 
+// socket returns the path of a node's socket, if one is named.
+func (r *remote) socket() string {
+	if address := cmp.Or(r.options.Address, os.Getenv(client.EnvAddress)); strings.HasPrefix(address, "/") {
+		return address
+	}
+	return ""
+}
+
 // do runs what talks to a cluster, and says of its errors what to do.
 func (r *remote) do(cmd *cobra.Command, talk func(ctx context.Context, c *client.Client) error) error {
 	c, err := client.Dial(r.options)
@@ -48,6 +59,9 @@ func explained(err error, address string) error {
 	}
 	if already := new(fault.Error); errors.As(err, &already) && !errors.As(err, new(*connect.Error)) {
 		return err
+	}
+	if errors.Is(err, context.Canceled) || connect.CodeOf(err) == connect.CodeCanceled {
+		return fault.WithCure(fault.Errorf("cli", fault.Canceled, "interrupted; what was asked for may go on"), "look how it is; asking again does no harm")
 	}
 	var dial *net.OpError
 	if errors.As(err, &dial) && dial.Op == "dial" {

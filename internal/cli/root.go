@@ -91,7 +91,7 @@ this machine.`,
 		newTokenCommand(cluster),
 		newDoctorCommand(cluster),
 		newBenchCommand(cluster),
-		newMetadataCommand(out),
+		newMetadataCommand(out, cluster),
 		newPoolCommand(out, cluster),
 		newStoreCommand(out),
 		newCSICommand(),
@@ -131,6 +131,16 @@ func exactly(names ...string) cobra.PositionalArgs {
 	return func(_ *cobra.Command, args []string) error {
 		if len(args) != len(names) {
 			return fmt.Errorf("want %s, got %d arguments", strings.Join(names, " "), len(args))
+		}
+		return nil
+	}
+}
+
+// some demands at least one argument of a kind.
+func some(name string) cobra.PositionalArgs {
+	return func(_ *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return fmt.Errorf("want at least one %s", name)
 		}
 		return nil
 	}

@@ -289,7 +289,7 @@ func newSnapshotDelete(r *remote) *cobra.Command {
 		Long: `Delete snapshots, in any order. What only they hold is free at once. One that
 does not exist is success.`,
 		Example: "  holdfast snapshot delete db-monday db-tuesday",
-		Args:    cobra.MinimumNArgs(1),
+		Args:    some("SNAPSHOT"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return r.do(cmd, func(ctx context.Context, c *client.Client) error {
 				for _, name := range args {

@@ -23,7 +23,7 @@ nodes, and it can be attached to any one node at a time.
 Volumes are named by name or by id.`,
 	})
 	cmd.AddCommand(newVolumeCreate(r), newVolumeList(r), newVolumeGet(r), newVolumeUpdate(r), newVolumeDelete(r), newVolumeRestore(r),
-		newVolumePurge(r), newVolumeAttach(r), newVolumeDetach(r), newVolumeMount(r), newVolumeUnmount(r), newVolumeAbort(r),
+		newVolumePurge(r), newVolumeAttach(r), newVolumeExport(r), newVolumeDetach(r), newVolumeMount(r), newVolumeUnmount(r), newVolumeAbort(r),
 		newVolumeMove(r), newVolumeAcceptLoss(r), newVolumeUsage(r))
 	return cmd
 }
@@ -48,7 +48,10 @@ func volumeColumns(names map[string]string) []column[*v1.Volume] {
 			}
 			return text
 		}},
-		{head: "DEVICE", wide: true, cell: func(v *v1.Volume) string { return v.GetStatus().GetAttachment().GetDevice() }},
+		{head: "DEVICE", wide: true, cell: func(v *v1.Volume) string {
+			a := v.GetStatus().GetAttachment()
+			return cmp.Or(a.GetDevice(), a.GetAddress())
+		}},
 		{head: "MOUNT", wide: true, cell: func(v *v1.Volume) string { return v.GetStatus().GetAttachment().GetMountPath() }},
 		{head: "CLASS", wide: true, cell: func(v *v1.Volume) string { return v.GetSpec().GetClass() }},
 		{head: "FILESYSTEM", wide: true, cell: func(v *v1.Volume) string { return v.GetSpec().GetFilesystem() }},
@@ -208,7 +211,7 @@ cluster keeps them. With --purge they are deleted for good, at once. A volume
 that is attached is refused; one that does not exist is success.`,
 		Example: `  holdfast volume delete db
   holdfast volume delete old1 old2 --purge`,
-		Args: cobra.MinimumNArgs(1),
+		Args: some("VOLUME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return r.do(cmd, func(ctx context.Context, c *client.Client) error {
 				for _, name := range args {
@@ -275,7 +278,7 @@ func newVolumePurge(r *remote) *cobra.Command {
 to be over. Until then they hold their space in the pools. One that does not
 exist is success.`,
 		Example: "  holdfast volume purge db",
-		Args:    cobra.MinimumNArgs(1),
+		Args:    some("VOLUME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return r.do(cmd, func(ctx context.Context, c *client.Client) error {
 				for _, name := range args {

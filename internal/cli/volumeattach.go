@@ -1,8 +1,10 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 
+	"connectrpc.com/connect"
 	"github.com/spf13/cobra"
 
 	"github.com/holdfast-io/holdfast/api/client"
@@ -29,7 +31,7 @@ func attachmentColumns(names map[string]string, volume string) []column[*v1.Atta
 		}},
 		{head: "NODE", cell: node},
 		{head: "STATE", cell: func(a *v1.Attachment) string { return enumText(a.GetStatus().GetState().String(), "ATTACHMENT_STATE_") }},
-		{head: "DEVICE", cell: func(a *v1.Attachment) string { return a.GetStatus().GetDevice() }},
+		{head: "DEVICE", cell: func(a *v1.Attachment) string { return cmp.Or(a.GetStatus().GetDevice(), a.GetStatus().GetAddress()) }},
 		{head: "MOUNT", cell: func(a *v1.Attachment) string { return a.GetStatus().GetMountPath() }},
 		{head: "FRONTEND", wide: true, cell: func(a *v1.Attachment) string { return a.GetStatus().GetFrontend() }},
 		{head: "BY", wide: true, cell: func(a *v1.Attachment) string { return a.GetSpec().GetBy() }},
@@ -72,10 +74,54 @@ taken from a node that lives, too, whose users then get I/O errors.`,
 	f.StringVar(&q.MountPath, "mount", "", "absolute `path` where its filesystem is mounted")
 	f.StringSliceVar(&q.MountOptions, "mount-option", nil, "`options` of the mount, such as noatime")
 	f.BoolVar(&q.ReadOnly, "read-only", false, "the device can't be written")
-	f.StringVar(&q.Frontend, "frontend", "", "how the kernel sees it: `auto|fuse|ublk|nbd`")
+	f.StringVar(&q.Frontend, "frontend", "", "how the kernel sees it: `auto|fuse|ublk|nbd`; or export, as holdfast volume export does")
 	f.StringVar(&q.Snapshot, "snapshot", "", "show this `snapshot` of it, read-only, instead")
 	f.BoolVar(&q.Force, "force", false, "take it from the node that has it")
 	w.flags(cmd, "until the device is there")
+	return cmd
+}
+
+func newVolumeExport(r *remote) *cobra.Command {
+	q := &v1.AttachRequest{Export: &v1.Export{}}
+	var w waiting
+	cmd := &cobra.Command{
+		Use:   "export VOLUME",
+		Short: "Let QEMU, nbdcopy and other clients of NBD use a volume",
+		Long: `Let clients of the NBD protocol (QEMU, qemu-img, nbdcopy, libnbd, fio) use a
+volume, without a device: at a Unix socket of its node, which only root can
+open, or with --listen over TCP. There both sides prove themselves with
+certificates: those of the cluster's nodes, or those that the node's settings
+export-ca, export-cert and export-key name.
+
+An export is an attachment: a volume has one at most, holdfast volume detach
+ends it, and another node that takes the volume ends it too. Clients lose their
+connections when the node's data process is started again; those that connect
+anew go on.`,
+		Example: `  holdfast volume export db
+  holdfast volume export db --socket /run/vm/db.sock
+  holdfast volume export db --node n2 --listen :10809 --read-only
+  nbdcopy image.raw 'nbd+unix:///db?socket=/run/holdfast/export/db.sock'
+  qemu-img convert -O raw image.qcow2 'nbd+unix:///db?socket=/run/holdfast/export/db.sock' -n`,
+		Args: exactly("VOLUME"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return r.do(cmd, func(ctx context.Context, c *client.Client) error {
+				q.Volume, q.Wait = args[0], w.proto()
+				a, err := c.Attachments.Attach(ctx, q)
+				if err != nil {
+					return err
+				}
+				return r.printAttachment(ctx, c, a, args[0])
+			})
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&q.Node, "node", "", "the `node`; else the one that is asked")
+	f.StringVar(&q.Export.Socket, "socket", "", "absolute `path` of the Unix socket; else one in the node's run directory")
+	f.StringVar(&q.Export.Listen, "listen", "", "`address` for TCP with TLS: IP:port, or :port at the node's own address")
+	f.BoolVar(&q.ReadOnly, "read-only", false, "clients can't write")
+	f.StringVar(&q.Snapshot, "snapshot", "", "export this `snapshot` of it, read-only, instead")
+	f.BoolVar(&q.Force, "force", false, "take it from the node that has it")
+	w.flags(cmd, "until clients can connect")
 	return cmd
 }
 
@@ -96,6 +142,10 @@ device fails when it comes back.`,
 				q.Volume, q.Wait = args[0], w.proto()
 				if _, err := c.Attachments.Detach(ctx, q); err != nil {
 					return err
+				}
+				if _, err := c.Volumes.GetVolume(ctx, &v1.GetVolumeRequest{Volume: args[0]}); connect.CodeOf(err) == connect.CodeNotFound {
+					r.out.say("there is no volume %s", args[0])
+					return nil
 				}
 				r.out.say("volume %s is detached", args[0])
 				return nil

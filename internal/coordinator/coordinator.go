@@ -131,7 +131,8 @@ type Coordinator struct {
 	urgent  bool // somebody failed: all is to be looked at
 	unknown bool // the outcome of a proposal was asked for in vain
 	gate    gate
-	copying int // copies in the queue or started
+	copying int           // copies in the queue or started
+	used    time.Duration // when the user's last request came
 	lost    error
 	cleaned time.Duration
 	// vouched is the number of the flush whose marks are to be told to everybody; 0 none.
@@ -193,7 +194,10 @@ type Submit struct{ Request *Request }
 type Order struct{ Change *Change }
 
 // Linked tells that there is a connection to a member, a new one.
-type Linked struct{ Member int }
+type Linked struct {
+	Member  int
+	Version wire.Version // that is spoken on it: what only newer ones know is not said
+}
 
 // Unlinked tells that a connection to a member ended or could not be made. It is said
 // once for each Link and after each Unlink.
@@ -292,7 +296,7 @@ func (c *Coordinator) Step(now time.Duration, ev Event) Effects {
 	case Order:
 		c.order(ev.Change, fx)
 	case Linked:
-		c.linked(now, ev.Member, fx)
+		c.linked(now, ev, fx)
 	case Unlinked:
 		c.unlinked(now, ev.Member, fx)
 	case Received:
@@ -369,6 +373,7 @@ func (c *Coordinator) refuse(ev Event, fx *Effects) {
 // submit accepts a request, and reports whether that is all there is to do.
 func (c *Coordinator) submit(now time.Duration, q *Request, fx *Effects) bool {
 	q.reset()
+	c.used = now
 	switch {
 	case c.Room() <= 0:
 		c.complete(q, fault.E("coordinator.Submit", fault.Busy, c.rec.Volume, fmt.Errorf("%d requests are waiting", c.opts.QueueMax)), fx)

@@ -108,6 +108,11 @@ func healthy(msg wire.Message) wire.Message {
 		return &wire.RegionList{Last: true}
 	case *wire.Flush:
 		return &wire.Flushed{Incarnation: 1, Mark: 1}
+	case *wire.ReadBlocks:
+		data := host.Buffer(msg.Blocks.Count() * block.Size)
+		sums := make([]block.Sum, msg.Blocks.Count())
+		block.Checksums(sums, data)
+		return &wire.ReadDone{Data: data, Sums: sums}
 	case *wire.Read:
 		data := host.Buffer(int(msg.Extent.Bytes()))
 		sums := make([]block.Sum, msg.Extent.Count)

@@ -171,26 +171,47 @@ func (c *Coordinator) answered(m int, q *Request, msg wire.Message, fx *Effects)
 }
 
 // refused decides what a failed request means: for a read that another copy is asked,
-// for a write without space that all copies must agree, and else that the copy is left
-// behind.
+// for a write without space, or where the disk refuses, that all copies must agree, and
+// else that the copy is left behind.
 func (c *Coordinator) refused(m int, q *Request, a *wire.Fail, fx *Effects) {
 	switch {
 	case q.reading() && a.Status == fault.NotFound && q.Generation != 0:
 		q.need, q.done = 0, true
 		q.Err = a.Err("coordinator.Read", c.rec.Volume)
 	case q.reading() && !q.repairing && (a.Status == fault.Corrupt || a.Status == fault.Media):
-		c.members[m].unreadable++
+		c.couldNotRead(m, a)
 		q.tried.add(m)
 		c.readFrom(q, c.reader(q.tried), fx)
-	case q.changes() && a.Status == fault.NoSpace:
+	case q.changes() && !q.reading() && (a.Status == fault.NoSpace || a.Status == fault.Media || a.Status == fault.Corrupt):
 		q.tried.add(m)
-		q.Err = fault.E("coordinator.Write", fault.NoSpace, c.rec.Volume, fmt.Errorf("replica %v: %s", c.rec.Members[m].Replica, a.Text))
+		q.Err = fault.E("coordinator.Write", a.Status, c.rec.Volume, fmt.Errorf("replica %v: %s", c.rec.Members[m].Replica, a.Text))
 	case q.Op == Flush && a.Status == fault.Media && c.others(m) == 0:
 		q.need.drop(m) // the only copy lost something: nobody can make up for it
 		q.Err = a.Err("coordinator.Flush", c.rec.Volume)
 		c.blame(m, failureOf(a))
 	default:
 		c.blame(m, failureOf(a))
+	}
+}
+
+// unreadMax is how many reads within unreadSpan a replica may fail to serve: beyond, its
+// disk is taken for broken and it is left behind. A block that can't be read costs a
+// rewrite of the block, not the replica.
+const (
+	unreadMax  = 100
+	unreadSpan = 10 * time.Minute
+)
+
+// couldNotRead counts a read that member m could not serve.
+func (c *Coordinator) couldNotRead(m int, a *wire.Fail) {
+	x := c.members[m]
+	if x.unreadable++; c.now-x.unreadFrom > unreadSpan {
+		x.unread, x.unreadFrom = 0, c.now
+	}
+	if x.unread++; x.unread > unreadMax && c.others(m) > 0 {
+		x.unread = 0
+		x.parole = c.now + 4*c.opts.SlowFor
+		c.blame(m, fault.E("coordinator", fault.Media, c.rec.Volume, fmt.Errorf("replica %v could not read %d times within %v, the last time: %s", c.rec.Members[m].Replica, unreadMax, unreadSpan, a.Text)))
 	}
 }
 
@@ -244,7 +265,7 @@ func (c *Coordinator) finished(now time.Duration, q *Request, fx *Effects) bool 
 	case q.reading() && !c.finishRead(now, q, fx):
 		return false
 	case q.changes() && q.tried != 0 && (q.acked|q.tried)&q.need == q.need:
-		if q.acked&q.need != 0 {
+		if c.haveSome(q.acked & q.need) {
 			for m := range c.members { // some have it: those without fall behind
 				if q.tried.has(m) {
 					c.blame(m, q.Err)
@@ -254,6 +275,11 @@ func (c *Coordinator) finished(now time.Duration, q *Request, fx *Effects) bool 
 			return false
 		}
 		c.gate.add(q.Extent) // refused everywhere, perhaps in part: to be made equal
+		for _, x := range c.members {
+			if x.sync != nil {
+				x.sync.miss(q.Extent) // one that catches up may have it
+			}
+		}
 		q.need = 0
 	}
 	if q.Op == Flush && q.acked != 0 && fault.Planted("complete before every flush is") {
@@ -276,6 +302,16 @@ func (c *Coordinator) finished(now time.Duration, q *Request, fx *Effects) bool 
 	}
 	fx.Complete = append(fx.Complete, q)
 	return true
+}
+
+// haveSome reports whether there is one among set that counts.
+func (c *Coordinator) haveSome(set members) bool {
+	for m := range c.members {
+		if set.has(m) && c.inSync(m) {
+			return true
+		}
+	}
+	return false
 }
 
 // vouch notes that a flush of all in-sync members is complete: they are the same up to

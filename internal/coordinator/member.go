@@ -16,6 +16,7 @@ import (
 type member struct {
 	linking bool // a connection is being made
 	linked  bool
+	version wire.Version
 	closing bool          // the connection was given up; its end is not told yet
 	retry   time.Duration // when to link, or to ask again
 	opened  *wire.Opened  // what it said of itself on this connection
@@ -38,13 +39,19 @@ type member struct {
 	sealing     bool
 	old         bool // it counts, and must not: its data is older than the record
 	oldSince    block.Epoch
-	unreadable  int           // reads that it could not serve, for health
+	unreadable  int // reads that it could not serve, for health
+	unread      int // of them, those since unreadFrom
+	unreadFrom  time.Duration
+	badSources  members       // that could not say what to fill it with
 	slow        time.Duration // since when it is slow; 0 it is not
 	parole      time.Duration // when it may catch up again after it was slow
 	counted     time.Duration // since when it counts, if it began to under this coordinator
 	offences    int           // how often it was left behind for that
 	cause       error         // why it was left behind last
 	leaving     bool          // its process is about to end on purpose
+	doubt       wire.State    // it counts, and what was not flushed may be missing: see excuse; else 0
+	amend       bool          // it was excused, and is to be told when it has what the others have
+	badSince    time.Duration // when bad was set
 	syncFailed  error         // why the last catching up did not come to its end
 
 	asks    int           // questions that are not answered
@@ -60,8 +67,10 @@ func (c *Coordinator) inSync(m int) bool { return c.rec.Members[m].State == spec
 func (c *Coordinator) left(m int) bool { return c.rec.Members[m].State == 0 }
 
 // linked begins the conversation on a new connection.
-func (c *Coordinator) linked(now time.Duration, m int, fx *Effects) {
+func (c *Coordinator) linked(now time.Duration, ev Linked, fx *Effects) {
+	m := ev.Member
 	x := c.members[m]
+	x.version = ev.Version
 	if x.closing = c.left(m); x.closing { // it left while the connection was made
 		x.linking = false
 		fx.Unlink = append(fx.Unlink, m)
@@ -70,10 +79,10 @@ func (c *Coordinator) linked(now time.Duration, m int, fx *Effects) {
 	x.linking, x.linked, x.opened, x.promised, x.asking, x.renewing, x.heard = false, true, nil, 0, false, false, now
 	x.leaving = false
 	c.ask(m, &wire.Open{Volume: c.rec.Volume, Replica: c.rec.Members[m].Replica}, fx,
-		func(now time.Duration, m int, msg wire.Message, fx *Effects) { c.openedUp(now, m, msg) })
+		func(now time.Duration, m int, msg wire.Message, fx *Effects) { c.openedUp(now, m, msg, fx) })
 }
 
-func (c *Coordinator) openedUp(now time.Duration, m int, msg wire.Message) {
+func (c *Coordinator) openedUp(now time.Duration, m int, msg wire.Message, fx *Effects) {
 	x := c.members[m]
 	if msg == nil {
 		return
@@ -85,6 +94,11 @@ func (c *Coordinator) openedUp(now time.Duration, m int, msg wire.Message) {
 	}
 	if c.inSync(m) && x.bad != nil && c.proposed == nil && c.others(m) == 0 {
 		x.bad = nil // the last one: the volume waited for it
+	}
+	if o.State == wire.Failed && !c.inSync(m) { // it will be opened anew
+		x.retry = now + c.opts.Lease/2
+		c.unlink(now, m, fx)
+		return
 	}
 	if o.State == wire.Failed {
 		c.blame(m, fault.E("coordinator", fault.Media, c.rec.Volume, fmt.Errorf("replica %v says that it failed", c.rec.Members[m].Replica)))
@@ -104,6 +118,9 @@ func (c *Coordinator) openedUp(now time.Duration, m int, msg wire.Message) {
 				c.rec.Members[m].Replica, o.Promised, o.Snapshots, c.rec.Settled, c.rec.Snapshots)))
 			x.trim = true
 		}
+	}
+	if x.doubt = 0; c.inSync(m) && (o.State == wire.Lost || o.State == wire.Forgot) && (x.incarnation != o.Incarnation || x.boot != o.Boot) {
+		x.doubt = o.State
 	}
 	copied := *o
 	copied.Snapshots = slices.Clone(o.Snapshots)
@@ -162,13 +179,19 @@ func (c *Coordinator) forget(now time.Duration, m int, fx *Effects) {
 		}
 	}
 	c.abandonSync(m)
+	for i, x := range c.members { // what it gave may be more than it has when it comes back
+		if x.sync != nil && x.sync.source == m {
+			x.syncFailed = errGone
+			c.abandonSync(i)
+		}
+	}
 }
 
 // blame notes that a member can't go on.
 func (c *Coordinator) blame(m int, err error) {
 	c.urgent = true
 	if c.members[m].bad == nil {
-		c.members[m].bad = err
+		c.members[m].bad, c.members[m].badSince = err, c.now
 	}
 	if fault.Planted("complete before the ejection is recorded") {
 		for _, q := range c.active {
@@ -182,7 +205,7 @@ func (c *Coordinator) blame(m int, err error) {
 func (c *Coordinator) others(m int) int {
 	n := 0
 	for i := range c.members {
-		if i != m && c.inSync(i) && c.members[i].bad == nil && c.members[i].linked {
+		if i != m && c.inSync(i) && c.members[i].bad == nil && c.members[i].doubt == 0 && c.members[i].linked {
 			n++
 		}
 	}
@@ -194,7 +217,7 @@ func (c *Coordinator) others(m int) int {
 // whoever counts before or after the change must have what is completed.
 func (c *Coordinator) settled() bool {
 	for i := range c.members {
-		if c.inSync(i) && (c.members[i].promised != c.rec.Epoch || c.members[i].bad != nil) {
+		if c.inSync(i) && (c.members[i].promised != c.rec.Epoch || c.members[i].bad != nil || c.members[i].doubt != 0) {
 			return false
 		}
 	}
@@ -266,6 +289,12 @@ func (c *Coordinator) renew(now time.Duration, m int, fx *Effects) {
 	x.renewing = true
 	c.ask(m, &wire.Renew{Epoch: c.rec.Epoch, Sequence: uint64(now)}, fx, func(at time.Duration, m int, msg wire.Message, fx *Effects) {
 		x.renewing = false
+		if f, ok := msg.(*wire.Fail); ok && f.Status == fault.Fenced { // not by another owner: it was opened anew
+			if c.blame(m, failureOf(msg)); !c.inSync(m) {
+				c.unlink(at, m, fx)
+			}
+			return
+		}
 		if _, ok := msg.(*wire.Renewed); ok {
 			x.lease = max(x.lease, now+c.usable(c.opts.Lease))
 			if fault.Planted("lease counted from the answer") {
@@ -288,6 +317,10 @@ func (c *Coordinator) tick(now time.Duration, fx *Effects) {
 		}
 		if silent := now - max(x.heard, x.asked); c.inSync(m) && x.linked && x.asks > 0 && silent > c.opts.ReplicaTimeout && c.others(m) > 0 {
 			c.blame(m, fault.E("coordinator", fault.Timeout, c.rec.Volume, fmt.Errorf("replica %v has been silent for %v", c.rec.Members[m].Replica, silent)))
+		}
+		if c.inSync(m) && x.bad != nil && x.linked && c.proposed == nil && now-x.badSince > c.opts.Lease && !c.canSpare(m) {
+			c.unlink(now, m, fx) // there is none but it: perhaps it is better by now
+			x.retry = now + c.opts.Lease/10
 		}
 		if c.inSync(m) && !x.linked && c.phase == gathering && now-c.since > c.opts.ReplicaTimeout {
 			c.blame(m, fault.E("coordinator", fault.Unavailable, c.rec.Volume, fmt.Errorf("replica %v can't be reached", c.rec.Members[m].Replica)))

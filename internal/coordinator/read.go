@@ -115,6 +115,10 @@ func (c *Coordinator) wasRead(m int, q *Request, a *wire.ReadDone, fx *Effects) 
 		c.nextPart(q, fx)
 		return
 	}
+	if c.repairs(q.part) {
+		q.need, q.acked = 0, 0 // it is read again, and then it may be good everywhere
+		return
+	}
 	q.repairing = true
 	q.need, q.acked = q.tried, 0
 	for m := range c.members {
@@ -123,6 +127,17 @@ func (c *Coordinator) wasRead(m int, q *Request, a *wire.ReadDone, fx *Effects) 
 			c.sendRepair(q, m, fx)
 		}
 	}
+}
+
+// repairs reports whether some of e is being repaired by another read: no two changes of a
+// block may be with a replica together.
+func (c *Coordinator) repairs(e block.Extent) bool {
+	for _, o := range c.active {
+		if o.reading() && o.repairing && o.part.Overlaps(e) {
+			return true
+		}
+	}
+	return false
 }
 
 // sendRepair writes what was read to a copy that could not give it.

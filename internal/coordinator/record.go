@@ -1,6 +1,7 @@
 package coordinator
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -18,6 +19,7 @@ func (c *Coordinator) goOn(now time.Duration, fx *Effects) {
 	}
 	c.urgent = false
 	c.goOnChange(now, fx)
+	c.excuse(now)
 	c.changeRecord(fx)
 	if c.phase == claiming {
 		return
@@ -30,6 +32,7 @@ func (c *Coordinator) goOn(now time.Duration, fx *Effects) {
 		c.beginGate(now, fx)
 	}
 	c.finishActive(now, fx)
+	c.makeWhole(fx)
 	c.clean(now, fx)
 	c.startQueued(now, fx)
 	if c.phase == serving && c.ready(now) {
@@ -47,7 +50,7 @@ func (c *Coordinator) converse(now time.Duration, m int, fx *Effects) {
 	case !x.linked && !x.linking && !x.closing:
 		x.linking = true
 		fx.Link = append(fx.Link, m)
-	case x.linked && x.opened != nil && x.bad == nil && !x.asking && x.promised != c.rec.Epoch && (c.inSync(m) || !x.leaving) && !c.blank(m):
+	case x.linked && x.opened != nil && x.bad == nil && !x.asking && x.promised != c.rec.Epoch && x.doubt == 0 && (c.inSync(m) || !x.leaving) && !c.blank(m):
 		c.promise(now, m, fx)
 	case x.promised == c.rec.Epoch:
 		c.fit(m, fx)
@@ -122,7 +125,7 @@ const sinceNow block.Epoch = 1<<64 - 1
 func (c *Coordinator) changeState(m int, edit func() *spec.Record) bool {
 	x := c.members[m]
 	switch {
-	case (x.bad != nil || x.leaving) && c.inSync(m) && c.canSpare(m):
+	case (x.bad != nil || x.leaving || x.doubt != 0) && c.inSync(m) && c.canSpare(m):
 		next := edit()
 		next.Members[m].State, next.Members[m].Since = spec.Outdated, sinceNow
 		if x.old {
@@ -133,7 +136,8 @@ func (c *Coordinator) changeState(m int, edit func() *spec.Record) bool {
 		x.bad = nil // nothing was lost with it; it begins anew
 		c.abandonSync(m)
 		if x.linked {
-			x.promised, x.asking = 0, false
+			x.promised = 0
+			x.retry = max(x.retry, c.now+c.opts.Lease/10)
 		}
 	case c.blank(m):
 		edit().Members[m].Since = 0
@@ -170,7 +174,7 @@ func (c *Coordinator) mayPromote(m int) bool {
 // in sync. The last one never is: the volume waits for it.
 func (c *Coordinator) canSpare(m int) bool {
 	for i, x := range c.members {
-		if i != m && c.inSync(i) && x.bad == nil && !x.leaving && x.linked && x.opened != nil {
+		if i != m && c.inSync(i) && x.bad == nil && x.doubt == 0 && !x.leaving && x.linked && x.opened != nil {
 			return true
 		}
 	}
@@ -316,9 +320,12 @@ func (c *Coordinator) adoptMember(now time.Duration, m int, was spec.ReplicaStat
 	default:
 		if was == spec.InSync {
 			x.cause = x.bad
+			if x.bad == nil && x.doubt != 0 {
+				x.cause = fault.E("coordinator", fault.Media, c.rec.Volume, errors.New(doubts[x.doubt]))
+			}
 			c.leftBehind(now, x)
 		}
-		x.bad, x.old = nil, false
+		x.bad, x.old, x.doubt, x.amend = nil, false, 0, false
 		c.abandonSync(m)
 		c.unlink(now, m, fx) // it begins anew on a new connection, if at all
 		if was == spec.Outdated {

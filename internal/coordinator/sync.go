@@ -34,12 +34,15 @@ type syncing struct {
 	cursor  uint64         // block of todo[0] to go on with
 	missed  []block.Region // since it gets new writes
 	steps   int            // copies under way
+	rest    time.Duration  // while the user is busy, until when no other is begun
 	flushed bool           // its last flush was asked for
 	done    bool
 	failed  error
-	total   int // regions of what is being filled
-	moved   int64
-	began   time.Duration
+	// badSource: the source can't say what it holds.
+	badSource bool
+	total     int // regions of what is being filled
+	moved     int64
+	began     time.Duration
 }
 
 type syncStage uint8
@@ -100,10 +103,15 @@ func (c *Coordinator) abandonSync(m int) {
 	if c.promoting(m) {
 		return // it may count by now: the record will tell
 	}
+	late := s.steps > 0
 	for _, q := range c.active {
 		if q.copy == nil && !c.inSync(m) {
+			late = late || q.need.has(m) && !q.acked.has(m)
 			q.need.drop(m)
 		}
+	}
+	if late { // what it was sent may take effect later than what comes next: it is to be drained first
+		c.members[m].promised = 0
 	}
 }
 
@@ -156,7 +164,10 @@ func (c *Coordinator) catchUp(now time.Duration, m int, fx *Effects) {
 	}
 	s := x.sync
 	if s == nil {
-		source := c.reader(0)
+		source := c.reader(x.badSources)
+		if source < 0 {
+			x.badSources = 0
+		}
 		if source < 0 || c.limits.PauseResync || x.leaving {
 			return
 		}
@@ -166,6 +177,9 @@ func (c *Coordinator) catchUp(now time.Duration, m int, fx *Effects) {
 	}
 	if s.failed != nil || !c.inSync(s.source) {
 		x.syncFailed = s.failed
+		if s.badSource {
+			x.badSources.add(s.source)
+		}
 		c.abandonSync(m)
 		x.retry = now + c.opts.Lease/10
 		return
@@ -286,28 +300,41 @@ func (s *syncing) beginCopies() {
 	s.stage, s.total = copies, len(s.todo)
 }
 
-// stepsMax is how many copies may be under way at once: many when the volume's user has
-// nothing to do, else one, so that a resync never fills the disks' queues before them.
-func (c *Coordinator) stepsMax() int {
-	for _, q := range c.active {
-		if q.copy == nil {
-			return 1
-		}
+const (
+	// stepsMax is how many copies may be under way at once while the volume's user has
+	// nothing to do: 8 MiB are compared, and at most as much is in memory and in the
+	// disks' queues.
+	stepsMax = 8
+	// busyFor is how long a user counts as busy after a request: one that makes its
+	// requests one after the other is busy between them too.
+	busyFor = 20 * time.Millisecond
+	// restFactor is how long a resync rests after a step of which a busy user took note,
+	// in times of that step: the user has two thirds of the time alone.
+	restFactor = 2
+)
+
+// busy reports whether the volume's user has something to do.
+func (c *Coordinator) busy(now time.Duration) bool {
+	return c.used != 0 && now-c.used < busyFor || slices.ContainsFunc(c.active, func(q *Request) bool { return q.copy == nil && !q.own })
+}
+
+// mayCopy reports whether a resync may take another step: to a busy user it leaves the
+// disks for most of the time, and takes one step at a time.
+func (c *Coordinator) mayCopy(now time.Duration, s *syncing, fx *Effects) bool {
+	if c.limits.PauseResync || s.steps >= stepsMax || c.busy(now) && (s.steps > 0 || now < s.rest) {
+		return false
 	}
-	return 8
+	if wait := c.pace.wait(now); wait > 0 {
+		fx.alarm(now + wait)
+		return false
+	}
+	return true
 }
 
 // copySome puts copies in line.
 func (c *Coordinator) copySome(now time.Duration, m int, s *syncing, fx *Effects) {
 	blocks := uint64(c.rec.Size / block.Size)
-	for len(s.todo) > 0 && s.steps < c.stepsMax() {
-		if c.limits.PauseResync {
-			return
-		}
-		if wait := c.pace.wait(now); wait > 0 {
-			fx.alarm(now + wait)
-			return
-		}
+	for len(s.todo) > 0 && c.mayCopy(now, s, fx) {
 		n := s.todo[0]
 		e := block.Extent{Start: n.Start() + block.Index(s.cursor), Count: copyStep}.Clip(block.Extent{Count: blocks})
 		if s.cursor += copyStep; s.cursor >= block.PerRegion || e.Empty() || e.End() >= block.Index(blocks) {
@@ -317,12 +344,18 @@ func (c *Coordinator) copySome(now time.Duration, m int, s *syncing, fx *Effects
 			continue
 		}
 		s.steps++
+		began := now
 		k := &copying{extent: e, gen: s.gen, members: []int{s.source, m}, sync: s}
 		k.then = func(now time.Duration, err error, fx *Effects) {
 			s.steps--
 			s.moved += k.moved
+			if s.rest = now + restFactor*(now-began); c.busy(now) {
+				fx.alarm(s.rest)
+			}
 			if err != nil {
 				s.fail(err)
+			} else if k.refill && s.gen == k.gen { // what the region held besides was given up for it
+				s.missed = append(s.missed, k.extent.FirstRegion())
 			}
 		}
 		if s.gen != 0 {
@@ -354,7 +387,7 @@ func (c *Coordinator) sealCopy(m int, s *syncing, fx *Effects) {
 // lastFlush makes durable what was copied; then the member may count.
 func (c *Coordinator) lastFlush(m int, s *syncing, fx *Effects) {
 	s.stage, s.flushed = flushes, true
-	c.ask(m, &wire.Flush{Epoch: c.rec.Epoch}, fx, func(_ time.Duration, _ int, msg wire.Message, _ *Effects) {
+	c.ask(m, &wire.Flush{Epoch: c.rec.Epoch, Whole: true}, fx, func(_ time.Duration, _ int, msg wire.Message, _ *Effects) {
 		if _, ok := msg.(*wire.Flushed); !ok {
 			s.fail(failureOf(msg))
 			return

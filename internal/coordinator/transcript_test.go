@@ -63,11 +63,12 @@ type replicas struct {
 	snaps    map[int][]block.Generation
 	live     map[int]block.Generation
 	promised map[int]block.Epoch
+	state    map[int]wire.State
 }
 
 func play(t *testing.T, text string) string {
 	s := &script{t: t, names: map[any]string{}, replicas: replicas{map[int][]wire.RegionState{}, map[int]map[block.Index]block.Sum{},
-		map[int][]block.Generation{}, map[int]block.Generation{}, map[int]block.Epoch{}}}
+		map[int][]block.Generation{}, map[int]block.Generation{}, map[int]block.Epoch{}, map[int]wire.State{}}}
 	for _, line := range strings.Split(strings.TrimSuffix(text, "\n"), "\n") {
 		if strings.HasPrefix(line, "  ") {
 			continue
@@ -122,6 +123,8 @@ func (s *script) command(word []string) {
 			s.sums[arg(1)] = map[block.Index]block.Sum{}
 		}
 		s.sums[arg(1)][block.Index(arg(2))] = block.Sum(arg(3))
+	case "state": // state MEMBER STATE: what it says of itself
+		s.state[arg(1)] = map[string]wire.State{"lost": wire.Lost, "forgot": wire.Forgot, "failed": wire.Failed, "serving": wire.Serving}[word[2]]
 	case "attach":
 		s.c = New(s.rec, Options{Node: block.NodeID{1}, Incarnation: 7})
 		s.step(Tick{})
@@ -136,10 +139,17 @@ func (s *script) command(word []string) {
 		s.step(Submit{q})
 	case "snapshot", "hold", "release", "delete", "grow", "remove", "accept-loss":
 		s.order(word[0], word, arg)
-	case "link":
+	case "link", "link-new": // link MEMBER...: new ones speak the newest version
 		for i := range word[1:] {
-			s.step(Linked{arg(i + 1)})
+			ev := Linked{Member: arg(i + 1), Version: wire.V1}
+			if word[0] == "link-new" {
+				ev.Version = wire.Highest
+			}
+			s.step(ev)
 		}
+	case "pause", "resume":
+		s.c.SetLimits(Limits{PauseResync: word[0] == "pause"})
+		s.step(Tick{})
 	case "unlink":
 		s.step(Unlinked{arg(1)})
 	case "leave":
@@ -263,16 +273,31 @@ func describe(msg wire.Message) string {
 		return fmt.Sprintf("Read %v generation %d", m.Extent, m.Generation)
 	case *wire.Verify:
 		return fmt.Sprintf("Verify %v generation %d", m.Extent, m.Generation)
+	case *wire.ReadBlocks:
+		return fmt.Sprintf("ReadBlocks%s generation %d", runs(m.Blocks), m.Generation)
+	case *wire.WriteBlocks:
+		return fmt.Sprintf("WriteBlocks%s epoch %d", runs(m.Blocks), m.Epoch)
 	case *wire.Snapshot:
 		return fmt.Sprintf("Snapshot %d", m.Generation)
 	case *wire.Generations:
 		return fmt.Sprintf("Generations %v", m.List)
 	case *wire.Grow:
 		return fmt.Sprintf("Grow %d MiB", m.Size>>20)
+	case *wire.Flush:
+		if m.Whole {
+			return "Flush whole"
+		}
 	case *wire.Changed:
 		return fmt.Sprintf("Changed %d to %d", m.Since, m.Generation)
 	}
 	return msg.Kind().String()
+}
+
+func runs(b wire.Blocks) (s string) {
+	for e := b.Next(0); !e.Empty(); e = b.Next(e.End()) {
+		s += fmt.Sprintf(" %v", e)
+	}
+	return s
 }
 
 // answer has member m answer, as a healthy replica would, what it was asked so far: all
@@ -301,6 +326,8 @@ func (s *script) fail(m int, kind, what string) {
 		switch what {
 		case "fenced":
 			f.Status, f.Epoch = fault.Fenced, 99
+		case "nospace":
+			f.Status = fault.NoSpace
 		case "corrupt":
 			f.Status = fault.Corrupt
 		case "busy":
@@ -315,7 +342,7 @@ func (s *script) fail(m int, kind, what string) {
 func (s *script) reply(m int, msg wire.Message) wire.Message {
 	switch a := msg.(type) {
 	case *wire.Open:
-		return &wire.Opened{Size: s.rec.Size, Generation: max(s.live[m], 1), Promised: s.promised[m], Incarnation: 1, Boot: 1, State: wire.Serving, Snapshots: s.snaps[m]}
+		return &wire.Opened{Size: s.rec.Size, Generation: max(s.live[m], 1), Promised: s.promised[m], Incarnation: 1, Boot: 1, State: max(s.state[m], wire.Serving), Snapshots: s.snaps[m]}
 	case *wire.Promise:
 		s.promised[m] = a.Epoch
 		return &wire.Promised{Epoch: a.Epoch, Generation: max(s.live[m], 1), Lease: a.Lease}

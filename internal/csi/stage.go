@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"path/filepath"
-	"slices"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc/codes"
@@ -83,9 +82,6 @@ func (n *node) stage(ctx context.Context, volume string, s staging) error {
 		if err := mount.Make(ctx, s.device, mount.MakeOptions{Kind: s.kind}); err != nil {
 			return err
 		}
-	}
-	if s.kind == mount.XFS {
-		s.flags = append(slices.Clone(s.flags), "nouuid") // a clone has its source's
 	}
 	if err := mount.Mount(ctx, s.device, s.path, mount.Options{Kind: s.kind, ReadOnly: s.readOnly, Flags: s.flags}); err != nil {
 		return err

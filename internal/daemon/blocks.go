@@ -4,7 +4,6 @@ import (
 	"context"
 
 	v1 "github.com/holdfast-io/holdfast/api/holdfast/v1"
-	"github.com/holdfast-io/holdfast/internal/fault"
 	"github.com/holdfast-io/holdfast/internal/node"
 	"github.com/holdfast-io/holdfast/internal/server"
 )
@@ -14,9 +13,5 @@ type blocks struct{ socket string }
 
 // Changed is server.ChangedBlocks.Changed.
 func (b blocks) Changed(ctx context.Context, q server.ChangedQuery) (*v1.ListChangedBlocksResponse, error) {
-	answer, err := node.Changed(ctx, b.socket, node.ChangedQuery{Volume: q.Volume, Base: q.Base, Snapshot: q.Snapshot, Offset: q.Offset, Max: q.RangesMax})
-	if fault.Is(err, fault.NotFound) {
-		return nil, fault.WithCure(err, "ask a node that has one: holdfast volume get shows which")
-	}
-	return answer, err
+	return node.Changed(ctx, b.socket, node.ChangedQuery{Volume: q.Volume, Base: q.Base, Snapshot: q.Snapshot, Offset: q.Offset, Max: q.RangesMax})
 }

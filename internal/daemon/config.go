@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/pflag"
 	"sigs.k8s.io/yaml"
 
+	"github.com/holdfast-io/holdfast/internal/attach"
 	"github.com/holdfast-io/holdfast/internal/block"
 	"github.com/holdfast-io/holdfast/internal/fault"
 	"github.com/holdfast-io/holdfast/internal/state/etcd/member"
@@ -36,6 +37,9 @@ type Config struct {
 
 	Pools    []string
 	PoolSize string
+
+	IOWait                          time.Duration
+	ExportCA, ExportCert, ExportKey string
 
 	NoMember                     bool
 	EtcdEndpoints                []string
@@ -68,6 +72,10 @@ func (c *Config) Flags(f *pflag.FlagSet) {
 	f.StringVar(&c.Rack, "rack", "", "where a node that joins is")
 	f.StringSliceVar(&c.Pools, "pool", nil, "`directory` of a pool of this node; made if it is none yet (default with holdfast up: pool in the data directory)")
 	f.StringVar(&c.PoolSize, "pool-size", "", "of pools that are made as a file, such as 20Gi (default: half of what is free)")
+	f.DurationVar(&c.IOWait, "io-wait", attach.DefaultWait, "how long I/O of this node's devices waits for a data process that is gone, before it fails")
+	f.StringVar(&c.ExportCA, "export-ca", "", "`file` with whom to believe of those who connect to exports over TCP (default: the nodes of this cluster)")
+	f.StringVar(&c.ExportCert, "export-cert", "", "`file` with the certificate of exports over TCP (default: the node's)")
+	f.StringVar(&c.ExportKey, "export-key", "", "`file` with the key of export-cert")
 	f.BoolVar(&c.NoMember, "no-etcd-member", false, "never run a member of the embedded etcd on this node")
 	f.StringSliceVar(&c.EtcdEndpoints, "etcd-endpoints", nil, "`URLs` of an etcd of yours, instead of the embedded one")
 	f.StringVar(&c.EtcdCA, "etcd-ca", "", "`file` with whom to believe at etcd-endpoints")
@@ -178,6 +186,12 @@ func (c *Config) Complete() (err error) {
 	if c.Join != "" && c.Token == "" {
 		return fault.WithCure(fault.Errorf(op, fault.Invalid, "to join a cluster takes --join and --token"), "make a token on a node of the cluster: holdfast token create")
 	}
+	if c.IOWait <= 0 {
+		return fault.Errorf(op, fault.Invalid, "--io-wait %v: I/O can't wait for so long", c.IOWait)
+	}
+	if (c.ExportCert == "") != (c.ExportKey == "") {
+		return fault.Errorf(op, fault.Invalid, "--export-cert and --export-key go together")
+	}
 	for _, dir := range []*string{&c.DataDir, &c.RunDir} {
 		if *dir, err = filepath.Abs(*dir); err != nil {
 			return fault.Wrap(op, err)
@@ -231,6 +245,7 @@ func (c *Config) restoreFile() string   { return filepath.Join(c.DataDir, "resto
 func (c *Config) keeperSocket() string  { return filepath.Join(c.RunDir, "keeper.sock") }
 func (c *Config) apiSocket() string     { return filepath.Join(c.RunDir, "api.sock") }
 func (c *Config) debugSocket() string   { return filepath.Join(c.RunDir, "debug.sock") }
+func (c *Config) exportDir() string     { return filepath.Join(c.RunDir, "export") }
 func (c *Config) childConfig() string   { return filepath.Join(c.RunDir, "node.yaml") }
 func (c *Config) pidFile(of string) string {
 	return filepath.Join(c.RunDir, of+".pid")

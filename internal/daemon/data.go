@@ -15,6 +15,7 @@ import (
 	"github.com/holdfast-io/holdfast/internal/attach/errand"
 	"github.com/holdfast-io/holdfast/internal/fault"
 	"github.com/holdfast-io/holdfast/internal/node"
+	"github.com/holdfast-io/holdfast/internal/obs"
 	"github.com/holdfast-io/holdfast/internal/state/etcd"
 	"github.com/holdfast-io/holdfast/internal/state/etcd/member"
 	"github.com/holdfast-io/holdfast/internal/trust"
@@ -109,6 +110,10 @@ func Data(ctx context.Context, o ChildOptions) error {
 		return err
 	}
 	defer store.Close()
+	export, err := c.exportTLS(w)
+	if err != nil { // devices are served nevertheless
+		o.Log.Error("clients can't connect to exports over TCP", obs.Err(err))
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	go func() {
@@ -125,6 +130,7 @@ func Data(ctx context.Context, o ChildOptions) error {
 		Credentials: credentials,
 		Debug:       c.debugSocket(),
 		Keeper:      c.keeperSocket(), Errand: errand.Command{o.Program, "errand"}, LinkDir: c.LinkDir,
+		ExportDir: c.exportDir(), ExportTLS: export, Wait: c.IOWait,
 		Log: o.Log.With("process", "data"),
 	})
 }

@@ -227,6 +227,7 @@ func (m *Metadata) Dumps() ([]string, error) { return m.config.Dumps() }
 type Member struct {
 	ID      string `json:"id"`
 	Node    string `json:"node"`
+	Name    string `json:"name"` // of the node, for people; empty when it is not known
 	Address string `json:"address"`
 	Role    string `json:"role"` // leader, voter or learner
 	Healthy bool   `json:"healthy"`
@@ -240,8 +241,13 @@ func (m *Metadata) Members(ctx context.Context) (list []Member, err error) {
 	}
 	survey := &member.Steward{Store: m.store, TLS: m.wallet.Client()}
 	members, statuses, err := survey.Survey(ctx)
+	names := map[string]string{}
+	nodes, _, _ := state.Nodes.List(ctx, m.store) // without a majority ids have to do
+	for _, n := range nodes {
+		names[n.ID] = n.Value.GetMeta().GetName()
+	}
 	for i, one := range members {
-		out := Member{ID: strconv.FormatUint(one.ID, 16), Node: one.Name, Address: strings.Join(one.ClientURLs, ","), Role: "voter"}
+		out := Member{ID: strconv.FormatUint(one.ID, 16), Node: one.Name, Name: names[one.Name], Address: strings.Join(one.ClientURLs, ","), Role: "voter"}
 		if st := statuses[i]; st != nil {
 			out.Healthy, out.Bytes = st.Leader != 0, st.DbSize
 			if st.Leader == one.ID {

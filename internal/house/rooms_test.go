@@ -82,6 +82,7 @@ var testOnly = map[string]string{
 
 	"internal/server/servertest": "a stage on which control and nodes are played",
 	"internal/csi/csitest":       "a cluster without replicas, for tests of the doors",
+	"internal/docker/dockertest": "engines without a network",
 
 	"internal/attach/attachtest": "the conformance suite imports testing",
 }

@@ -32,6 +32,8 @@ type attachment struct {
 	said *v1.AttachmentStatus
 
 	kind       frontend.Kind    // of show
+	export     *exported        // where clients find show, if that is an export
+	name       string           // of the volume, as show has it
 	snapshot   bool             // show is of a snapshot
 	left       *frontend.Device // of a device that the data process before this one left
 	limited    *v1.Limits       // what the head keeps to
@@ -371,17 +373,51 @@ func (a *attachment) serve(d frontend.Device, of *v1.SnapshotStatus) error {
 		o.Backend = attach.NewSectors(a.back, deviceDepth)
 	}
 	o.Fence = h.whenServing
-	f, err := frontend.New(d.Kind, o, frontend.Config{Keeper: a.d.keeper, Errand: a.d.o.Errand})
+	f, err := a.start(d.Kind, o)
 	if err != nil {
 		return err
 	}
-	if err := f.Start(a.d.ctx); err != nil {
-		return err
-	}
-	a.left, a.kind, a.snapshot = nil, d.Kind, of != nil
+	a.left, a.kind, a.name, a.snapshot = nil, d.Kind, o.Name, of != nil
 	a.showing(f)
-	a.log.Info("attached", "device", f.Device().Link, "name", o.Name)
+	a.log.Info("attached", "device", f.Device().Link, "address", a.address(), "name", o.Name)
 	return nil
+}
+
+// start makes a front end and starts it.
+func (a *attachment) start(k frontend.Kind, o attach.Options) (attach.Frontend, error) {
+	c := frontend.Config{Keeper: a.d.keeper, Errand: a.d.o.Errand}
+	if k == frontend.Export {
+		at, err := a.d.export.open(o.Name, a.wished().attach.GetExport())
+		if err != nil {
+			return nil, err
+		}
+		a.export, c.Server = at, at.server
+	}
+	f, err := frontend.New(k, o, c)
+	if err == nil {
+		err = f.Start(a.d.ctx)
+	}
+	if err != nil {
+		a.unexport()
+		return nil, err
+	}
+	return f, nil
+}
+
+// address is where clients find the volume, if it is exported.
+func (a *attachment) address() string {
+	if a.export == nil || a.show == nil {
+		return ""
+	}
+	return a.export.uri(a.name)
+}
+
+// unexport leaves the address of an export that is none any more.
+func (a *attachment) unexport() {
+	if a.export != nil {
+		a.export.leave()
+		a.export = nil
+	}
 }
 
 // hide takes the device away.
@@ -392,13 +428,29 @@ func (a *attachment) hide() error {
 		return err
 	}
 	err := a.show.Stop(ctx)
-	if fault.Is(err, fault.Busy) {
+	if fault.Is(err, fault.Busy) && a.kind != frontend.Export {
 		return fault.WithCure(err, "unmount it, and end what has it open")
 	}
 	if err == nil {
 		a.showing(nil)
 	}
 	return err
+}
+
+// giveUp takes the device away. One that is in use stays, unless the volume was taken from
+// this node by force: then its users get errors.
+func (a *attachment) giveUp() error {
+	err := a.hide()
+	if !fault.Is(err, fault.Busy) || !a.elsewhere() {
+		return err
+	}
+	a.log.Warn("the volume was taken from this node while it is in use: its users get errors", obs.Err(err))
+	if err := a.show.Abort(); err != nil {
+		return err
+	}
+	<-a.show.Ended()
+	a.died()
+	return a.bury()
 }
 
 // detachTimeout is how long the last writes of a device may take, before it is said that
@@ -421,7 +473,7 @@ func (a *attachment) detach() error {
 		return err
 	}
 	if a.show != nil {
-		if err := a.hide(); err != nil {
+		if err := a.giveUp(); err != nil {
 			return err
 		}
 	}
@@ -516,7 +568,9 @@ func (a *attachment) deviceGone() {
 
 // showing notes what shows the volume; nil is nothing.
 func (a *attachment) showing(f attach.Frontend) {
-	a.show = f
+	if a.show = f; f == nil {
+		a.unexport()
+	}
 	a.mu.Lock()
 	a.front = f
 	a.mu.Unlock()
@@ -592,7 +646,10 @@ func (a *attachment) elsewhere() bool {
 
 // died notes that the device can only fail from now on.
 func (a *attachment) died() {
-	a.dead, a.mounted = filepath.Base(a.show.Device().Link), ""
+	if link := a.show.Device().Link; link != "" { // an export leaves nothing
+		a.dead = filepath.Base(link)
+	}
+	a.mounted = ""
 	a.showing(nil)
 }
 

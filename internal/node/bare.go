@@ -89,3 +89,9 @@ func (v *BareVolume) Stats() (s coordinator.Stats) {
 	v.n.do(func() { s = v.h.coord.Stats() })
 	return s
 }
+
+// Syncing reports whether a replica catches up.
+func (v *BareVolume) Syncing() (yes bool) {
+	v.n.do(func() { yes = len(v.h.coord.Syncs()) > 0 })
+	return yes
+}

@@ -27,6 +27,7 @@ type head struct {
 	stepping bool
 	timer    *host.Timer
 	next     time.Duration // when the next usual tick is
+	alarm    time.Duration // what the timer is set to, next or earlier
 	serving  []func(error) // wait until the volume can be used
 	over     bool
 	stopped  func(error) // is called when the coordinator has stopped
@@ -37,6 +38,8 @@ type conversation interface {
 	// send sends a message. hold, which may be nil, is released when the data that came
 	// with it is no longer looked at.
 	send(s coordinator.Send, hold link.Holder)
+	// version is what is spoken.
+	version() wire.Version
 	// close ends it, without telling the head.
 	close()
 }
@@ -76,6 +79,7 @@ func (h *head) tick() {
 	h.step(coordinator.Tick{}, nil)
 	if !h.over {
 		h.next = h.n.loop.Now() + h.n.o.Lease/ticksPerLease
+		h.alarm = h.next
 		h.timer.Set(h.next)
 	}
 }
@@ -158,8 +162,9 @@ func (h *head) perform(fx coordinator.Effects) {
 	for _, m := range fx.Link {
 		h.link(m)
 	}
-	if fx.Alarm != 0 {
-		h.timer.Set(min(fx.Alarm, h.next))
+	if fx.Alarm != 0 && fx.Alarm < h.alarm {
+		h.alarm = fx.Alarm
+		h.timer.Set(h.alarm)
 	}
 	if fx.Propose != nil {
 		h.records.propose(fx.Propose.Clone(), h.recorded)
@@ -226,7 +231,7 @@ func (h *head) linked(m int, c conversation) {
 		return
 	}
 	h.links[m] = c
-	h.step(coordinator.Linked{Member: m}, nil)
+	h.step(coordinator.Linked{Member: m, Version: c.version()}, nil)
 }
 
 // unlinked tells that a conversation has ended, or could not begin.

@@ -28,4 +28,6 @@ func (l *local) answer(id uint64, msg wire.Message, hold link.Holder) {
 	l.h.received(l.member, l, id, msg, hold)
 }
 
+func (l *local) version() wire.Version { return wire.Highest }
+
 func (l *local) close() { l.r.leave(l.session) }

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/holdfast-io/holdfast/internal/attach/frontend"
 	"github.com/holdfast-io/holdfast/internal/attach/mount"
 	"github.com/holdfast-io/holdfast/internal/fault"
 )
@@ -14,9 +15,8 @@ import (
 const mountTimeout = 2 * time.Minute
 
 // snapshotFlags are for filesystems of snapshots. One that was not frozen has a journal
-// that would have to be replayed, which a device that can't be written does not allow; and
-// XFS refuses a filesystem whose volume is mounted too.
-var snapshotFlags = map[mount.Kind][]string{mount.Ext4: {"noload"}, mount.XFS: {"norecovery", "nouuid"}}
+// that would have to be replayed, which a device that can't be written does not allow.
+var snapshotFlags = map[mount.Kind][]string{mount.Ext4: {"noload"}, mount.XFS: {"norecovery"}}
 
 // mount mounts the device where it is wished to be, and nowhere else that a wish before
 // this one named. A blank device gets its volume's filesystem first.
@@ -25,6 +25,9 @@ func (a *attachment) mount(w wish) error {
 	defer cancel()
 	if err := a.unmount(ctx, w.attach.MountPath); err != nil || w.attach.MountPath == "" || a.mounted == w.attach.MountPath {
 		return err
+	}
+	if a.kind == frontend.Export {
+		return fault.WithCure(fault.Errorf("node.mount", fault.Precondition, "the volume is exported to clients, and is no device here"), "detach it, and attach it without --frontend export")
 	}
 	device := a.show.Device().Path
 	kind := mount.Kind(w.volume.Spec.Filesystem)

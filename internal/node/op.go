@@ -26,6 +26,9 @@ type op struct {
 	sums    []block.Sum
 	rare    bool // it may change what the replica is
 	durable bool // the change is to be flushed before it is answered
+	some    some // of a message for scattered blocks
+	whole   bool // a flush after which the replica has all that others have
+	filling bool // a region whose metadata is damaged is to be given up for it
 
 	done     wire.Done
 	readDone wire.ReadDone
@@ -62,7 +65,8 @@ func (o *op) Release() {
 	}
 	q := &o.request // keeps what the store allocated for it
 	q.Extent, q.Generation, q.Data, q.Sums, q.Err = block.Extent{}, 0, nil, nil, nil
-	o.r, o.buffer, o.durable = nil, nil, false
+	o.some.reset()
+	o.r, o.buffer, o.durable, o.rare, o.whole, o.filling = nil, nil, false, false, false, false
 	o.readDone, o.verified = wire.ReadDone{}, wire.Verified{}
 	p.mu.Lock()
 	p.free = append(p.free, o)
@@ -96,6 +100,20 @@ func (o *op) begin(msg wire.Message, into destination) {
 		if q.Verb, q.Extent = store.Zero, m.Extent; !m.Hole {
 			q.Verb, q.Data, q.Sums = store.Write, aligned(m.Data), m.Sums
 		}
+		o.filling = true
+	case *wire.WriteBlocks:
+		o.beginBlocks(store.Write, &m.Blocks, 0, aligned(m.Data), m.Sums)
+		return
+	case *wire.ReadBlocks:
+		if n := m.Blocks.Count(); !dense(&m.Blocks) {
+			o.readDone = wire.ReadDone{Data: o.room(n * block.Size), Sums: o.sumsFor(n)}
+			o.beginBlocks(store.Read, &m.Blocks, m.Generation, o.readDone.Data, o.readDone.Sums)
+			return
+		}
+		o.some.picked = m.Blocks
+		span := m.Blocks.Span()
+		q.Verb, q.Extent, q.Generation = store.Read, span, m.Generation
+		q.Data, q.Sums = o.room(int(span.Bytes())), o.sumsFor(int(span.Count))
 	case *wire.Zero:
 		q.Verb, q.Extent = store.Zero, m.Extent
 		o.durable = m.FUA
@@ -110,6 +128,7 @@ func (o *op) begin(msg wire.Message, into destination) {
 		q.Verb, q.Extent, q.Generation, q.Sums = store.Verify, m.Extent, m.Generation, o.sumsFor(int(m.Extent.Count))
 	case *wire.Flush:
 		q.Verb = store.Flush
+		o.whole, o.rare = m.Whole, m.Whole
 		o.flushed.Mark = o.r.store.Mark()
 	default:
 		o.beginRare(msg)
@@ -175,7 +194,15 @@ func regionList(list []store.RegionInfo, limit int) wire.RegionList {
 // stored is what the store calls.
 func (o *op) stored(q *store.Request) {
 	if q.Err != nil {
+		if o.filling && fault.Is(q.Err, fault.Corrupt) {
+			o.giveUp(q)
+			return
+		}
 		o.finish(nil, q.Err)
+		return
+	}
+	if o.whole {
+		o.accept()
 		return
 	}
 	if o.durable && q.Verb != store.Flush { // only then is it done
@@ -185,6 +212,9 @@ func (o *op) stored(q *store.Request) {
 	}
 	switch q.Verb {
 	case store.Read:
+		if o.some.picked.Count() > 0 {
+			q.Data, q.Sums = pick(&o.some.picked, q.Data, q.Sums)
+		}
 		o.readDone = wire.ReadDone{Data: q.Data, Sums: q.Sums}
 		o.finish(&o.readDone, nil)
 	case store.Verify:
@@ -195,16 +225,42 @@ func (o *op) stored(q *store.Request) {
 			o.finish(&o.done, nil)
 			return
 		}
-		o.flushed.Incarnation = o.r.n.incarnation
+		o.flushed.Incarnation = o.r.incarnation
 		o.finish(&o.flushed, nil)
 	default:
 		o.finish(&o.done, nil)
 	}
 }
 
+// giveUp gives up the region that can't be written because its metadata is damaged, and
+// tries again: all of it is about to be filled.
+func (o *op) giveUp(q *store.Request) {
+	o.filling = false
+	o.r.log.Warn("a region's metadata is damaged: the region is filled anew", "region", q.Extent.FirstRegion(), "err", q.Err)
+	o.r.store.Reset(q.Extent.FirstRegion(), func(err error) {
+		if err != nil {
+			o.finish(nil, err)
+			return
+		}
+		o.r.store.Submit(q)
+	})
+}
+
+// accept notes that what the replica may have lost was made up for.
+func (o *op) accept() {
+	o.r.store.Accept(func(err error) {
+		if err != nil {
+			o.finish(nil, err)
+			return
+		}
+		o.flushed.Incarnation = o.r.incarnation
+		o.finish(&o.flushed, nil)
+	})
+}
+
 // finish tells the replica what became of the operation.
 func (o *op) finish(answer wire.Message, err error) {
-	o.done.Incarnation = o.r.n.incarnation
+	o.done.Incarnation = o.r.incarnation
 	o.releaseMessage()
 	var changed *replica.Self
 	if o.rare {

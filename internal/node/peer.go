@@ -162,6 +162,9 @@ func (r *remote) close() {
 	delete(r.p.channels, r.channel)
 }
 
+// version is conversation.version.
+func (r *remote) version() wire.Version { return r.p.conn.Version() }
+
 // send is conversation.send.
 func (r *remote) send(s coordinator.Send, hold link.Holder) {
 	m := message{r, s, hold}

@@ -29,6 +29,9 @@ type resident struct {
 	closing  func(error) // set by close
 	gone     bool        // the store is closed, or being closed
 	self     replica.Self
+
+	incarnation uint64 // of the store, as long as it is open
+	failing     failing
 }
 
 // sink is where a session's answers go.
@@ -58,25 +61,29 @@ type destination struct {
 // opened takes the store that was opened.
 func (r *resident) opened(s *store.Replica) {
 	r.store = s
+	r.incarnation = r.n.incarnation + r.failing.times // the node's, unless it failed under this process
 	r.self = r.selfNow()
 	r.state = replica.New(r.self)
 	if r.self.Promised > 0 { // else no lease was ever granted
 		r.state.Quarantine(r.n.loop.Now() + r.n.o.Lease)
 	}
 	r.log.Info("replica open", "promised", r.self.Promised, "generation", r.self.Generation)
+	if err := s.Lost(); err != nil {
+		r.log.Warn("the replica failed earlier: it is to be brought up to date", "err", err)
+	}
 }
 
 // selfNow asks the store what the replica is.
 func (r *resident) selfNow() replica.Self {
 	m := r.store.Manifest()
 	return replica.Self{Size: m.Size, Generation: m.Generation, Snapshots: m.Snapshots, Promised: m.Promised,
-		Incarnation: r.n.incarnation, Boot: r.n.boot}
+		Incarnation: r.incarnation, Boot: r.n.boot, Doubt: replica.Doubt(r.store.Lost(), r.store.Forgot())}
 }
 
 // changed returns what the replica is, if that is not what its decider knows.
 func (r *resident) changed() *replica.Self {
 	m := r.store.Manifest()
-	if m.Size == r.self.Size && m.Generation == r.self.Generation && len(m.Snapshots) == len(r.self.Snapshots) {
+	if r.self.Doubt == replica.Doubt(r.store.Lost(), r.store.Forgot()) && m.Size == r.self.Size && m.Generation == r.self.Generation && len(m.Snapshots) == len(r.self.Snapshots) {
 		return nil
 	}
 	r.self = r.selfNow()
@@ -133,6 +140,7 @@ func (r *resident) step(e residentEvent) {
 			r.inflight--
 		}
 		if r.closing == nil {
+			r.lookForFailure()
 			r.perform(e, r.decide(e))
 			continue
 		}
@@ -199,6 +207,10 @@ func (r *resident) close(done func(error)) {
 func (r *resident) closeIdle() {
 	if r.inflight == 0 && !r.gone {
 		r.gone = true
+		if r.failing.shut {
+			r.closing(nil)
+			return
+		}
 		r.store.Close(r.closing)
 	}
 }

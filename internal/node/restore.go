@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"fmt"
 	"slices"
 
 	"google.golang.org/protobuf/proto"
@@ -12,6 +13,7 @@ import (
 	"github.com/holdfast-io/holdfast/internal/coordinator"
 	"github.com/holdfast-io/holdfast/internal/fault"
 	"github.com/holdfast-io/holdfast/internal/host"
+	"github.com/holdfast-io/holdfast/internal/spec"
 	"github.com/holdfast-io/holdfast/internal/state"
 	"github.com/holdfast-io/holdfast/internal/wire"
 	"github.com/holdfast-io/holdfast/internal/wire/link"
@@ -22,7 +24,8 @@ const kindRestore = "VolumeRestore"
 
 // restore does the volume's restore operations: after the safety snapshot is there, all
 // blocks that differ from the snapshot are copied from it, through the head, so that
-// every replica follows. It can be done again from the beginning after any crash. A volume
+// every replica follows. What to look at a replica on this node says, so that it takes as
+// long as there are changes. It can be done again from the beginning after any crash. A volume
 // with a device is not restored: its filesystem would be changed under its users.
 func (a *attachment) restore() error {
 	for _, e := range a.d.view.operations.ByIndex(byTarget, a.id) {
@@ -34,14 +37,21 @@ func (a *attachment) restore() error {
 			return nil // it is taken first
 		}
 		err := a.restoreTo(e, safety)
-		if fault.Is(err, fault.Canceled) {
-			return err // the process ends, or the head was lost: again
+		if fault.Is(err, fault.Canceled) || err != nil && a.isOver() {
+			return err // the process ends, or the head was lost: whoever has the volume next begins again
 		}
 		if err := a.restored(e, err); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// isOver reports whether the head has lost the volume.
+func (a *attachment) isOver() (over bool) {
+	h := a.head
+	a.d.node.do(func() { over = h.over })
+	return over
 }
 
 // byTarget is the index of operations by what they are for.
@@ -58,7 +68,7 @@ func (a *attachment) restored(e state.Entry[*v1.Operation], err error) error {
 	done := proto.CloneOf(e.Value)
 	done.Done, done.Ended, done.Message = true, timestamppb.Now(), "restored"
 	if err != nil {
-		done.Error, done.Message = err.Error(), "failed"
+		done.Error, done.Message = complaint(err), "failed"
 	}
 	_, commitErr := a.d.o.Store.Commit(a.d.ctx, state.Operations.Replace(e.ID, done, e.Revision))
 	return commitErr
@@ -78,13 +88,73 @@ func (a *attachment) restoreTo(e state.Entry[*v1.Operation], safety *v1.Snapshot
 	}
 	a.log.Info("restoring", "generation", to.Generation)
 	c := &copier{a: a, from: block.Generation(to.Generation), buf: host.Buffer(wire.DataMax), sums: make([]block.Sum, wire.DataBlocksMax)}
-	blocks := uint64(a.record().Size / block.Size)
-	for at := uint64(0); at < blocks; at += wire.DataBlocksMax {
-		if err := c.step(block.Extent{Start: block.Index(at), Count: min(wire.DataBlocksMax, blocks-at)}); err != nil {
+	if err := c.all(); err != nil {
+		return fault.WithCure(fmt.Errorf("the volume has a part of both contents: %w", err),
+			"restore it again, or what it had from snapshot "+a.snapName(e.Value.Parameters["safety"]))
+	}
+	return nil
+}
+
+// snapName returns a snapshot's name, or its id when it is gone.
+func (a *attachment) snapName(id string) string {
+	if e, ok := a.d.view.snapshots.Get(id); ok {
+		return e.Value.Meta.GetName()
+	}
+	return id
+}
+
+// all makes everything alike that may differ.
+func (c *copier) all() error {
+	for from, more := block.Region(0), true; more; {
+		list, next, err := c.differing(from)
+		if err != nil {
 			return err
 		}
+		for _, e := range list {
+			for ; e.Count > 0; e = (block.Extent{Start: e.Start + wire.DataBlocksMax, Count: e.Count - min(e.Count, wire.DataBlocksMax)}) {
+				if err := c.step(block.Extent{Start: e.Start, Count: min(e.Count, wire.DataBlocksMax)}); err != nil {
+					return err
+				}
+			}
+		}
+		from, more = next, int(next) < block.Regions(c.a.record().Size)
 	}
 	return c.do(coordinator.Flush, block.Extent{}, 0)
+}
+
+// differing returns what may differ in some regions, and where to go on. A replica that
+// lies here and counts knows what was written since the snapshot; without one it is
+// everything.
+func (c *copier) differing(from block.Region) (list []block.Extent, next block.Region, err error) {
+	n, counts := c.a.d.node, true
+	err = n.wait(c.a.d.ctx, func(done func(error)) {
+		r := c.a.counting()
+		if counts = r != nil; !counts {
+			done(nil)
+			return
+		}
+		r.store.Changed(c.from, 0, from, changedRegions, func(l []block.Extent, at block.Region, err error) {
+			list, next = l, at
+			done(err)
+		})
+	})
+	if counts || err != nil {
+		return list, next, err
+	}
+	size := c.a.record().Size
+	next = min(from+changedRegions, block.Region(block.Regions(size)))
+	all := block.Extent{Start: from.Start(), Count: uint64(next-from) * block.PerRegion}
+	return []block.Extent{all.Clip(block.Extent{Count: uint64(size / block.Size)})}, next, nil
+}
+
+// counting returns the replica on this node that the head counts on, or nil. The loop's.
+func (a *attachment) counting() *resident {
+	for _, m := range a.head.coord.Record().Members {
+		if r := a.d.node.residents[m.Replica]; r != nil && m.State == spec.InSync {
+			return r
+		}
+	}
+	return nil
 }
 
 // copier gives the live generation what a snapshot has.

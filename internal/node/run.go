@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"crypto/tls"
 	"log/slog"
 	"net"
 	"time"
@@ -44,6 +45,11 @@ type Options struct {
 	Debug string
 	// LinkDir is where devices have their stable names; "" is attach.DefaultLinkDir.
 	LinkDir string
+	// ExportDir is where exports have their sockets that were not told where; "" is none.
+	ExportDir string
+	// ExportTLS is what exports over TCP prove who they are with, and demand of clients;
+	// nil is that there are none.
+	ExportTLS *tls.Config
 
 	Lease, ReplicaTimeout time.Duration // see Config
 	AliveTTL              time.Duration // how long the node counts as up after its last word; 0 is 10 s
@@ -89,6 +95,7 @@ type daemon struct {
 	pools  []*ownPool
 	hold   *holder
 	show   *attachments
+	export *exports
 	left   []frontend.Device // devices of the data process before this one
 
 	ctx    context.Context // of the agents
@@ -132,6 +139,7 @@ func (d *daemon) start(ctx context.Context) (err error) {
 	}
 	d.hold = newHolder(d)
 	d.show = newAttachments(d)
+	d.export = newExports(d)
 	d.agents()
 	return nil
 }
@@ -158,6 +166,7 @@ func (d *daemon) agents() {
 func (d *daemon) stop() {
 	if d.show != nil {
 		d.show.handOver()
+		d.export.close()
 	}
 	if d.node != nil {
 		d.leave()

@@ -92,7 +92,7 @@ func newMachine(t *testing.T) *machine {
 	}
 	m.o = Options{Node: node, Cluster: cluster, Name: "n", Store: m.store, Pools: []string{filepath.Join(dir, "pool")},
 		Listen: "127.0.0.1:0", Keeper: socket, Errand: errand.Command{"/proc/self/exe", errandArg},
-		LinkDir: filepath.Join(dir, "dev"), Debug: filepath.Join(dir, "debug.sock"), Lease: time.Second, ReplicaTimeout: time.Second, Log: log}
+		LinkDir: filepath.Join(dir, "dev"), Debug: filepath.Join(dir, "debug.sock"), ExportDir: filepath.Join(dir, "export"), Lease: time.Second, ReplicaTimeout: time.Second, Log: log}
 	t.Cleanup(func() { m.stop() })
 	m.start()
 	return m
@@ -109,9 +109,9 @@ func (m *machine) start() {
 }
 
 func (m *machine) stop() {
-	if m.end != nil {
-		m.end()
+	if end := m.end; end != nil {
 		m.end = nil
+		end()
 	}
 }
 

@@ -25,7 +25,7 @@ func (a *attachment) status(w wish, problem error) *v1.AttachmentStatus {
 		})
 	}
 	if a.show != nil {
-		s.Device, s.Frontend, s.MountPath, s.SizeBytes = a.show.Device().Link, string(a.kind), a.mounted, a.shown
+		s.Device, s.Address, s.Frontend, s.MountPath, s.SizeBytes = a.show.Device().Link, a.address(), string(a.kind), a.mounted, a.shown
 		addStats(s.Stats, a.show.Stats())
 	}
 	if w.attach == nil && !w.nothing() {

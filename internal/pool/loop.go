@@ -17,6 +17,11 @@ import (
 // loopTries is how often a free loop device may be snatched from us.
 const loopTries = 100
 
+// detachTries times busyPause is how long a loop device may stay in use after its last
+// unmount: a container that starts has a copy of every mount for a moment, which is seconds
+// on a busy machine.
+const detachTries = 300
+
 // loopMajor is the device number of /dev/loopN, with N.
 const loopMajor = 7
 
@@ -142,7 +147,7 @@ func loopHolds(f *os.File, image string) bool {
 
 // detachLoop detaches the image's loop device, if it has one, and waits until it is.
 func detachLoop(image string) error {
-	for range busyTries {
+	for range detachTries {
 		name := findLoop(image)
 		if name == "" {
 			return nil

@@ -3,11 +3,13 @@ package pool
 import (
 	"context"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"testing"
 
 	"github.com/holdfast-io/holdfast/internal/block"
 	"github.com/holdfast-io/holdfast/internal/fault"
+	"github.com/holdfast-io/holdfast/internal/host/patiently"
 )
 
 func wipe(path string, o WipeOptions) error { return Wipe(context.Background(), path, o) }
@@ -102,4 +104,26 @@ func TestInterruptedWipeIsFinished(t *testing.T) {
 	if got := names(t, path); got != "" {
 		t.Errorf("the wipe left %s", got)
 	}
+}
+
+// A container that starts has a copy of every mount for a moment.
+func TestPoolIsWipedThoughAnotherNamespaceStillHasItsMount(t *testing.T) {
+	path := filepath.Join(needRoot(t), "pool")
+	p := imagePool(t, path)
+	p.KeepMounted()
+	must(t, p.Close())
+	other := exec.CommandContext(patiently.Context(t), "unshare", "--mount", "--propagation", "private", "sh", "-c", "echo there; read end")
+	in, err := other.StdinPipe()
+	must(t, err)
+	out, err := other.StdoutPipe()
+	must(t, err)
+	must(t, other.Start())
+	_, err = out.Read(make([]byte, len("there\n")))
+	must(t, err)
+	wiped := make(chan error, 1)
+	go func() { wiped <- wipe(path, WipeOptions{Pool: p.Identity().Pool}) }()
+	patiently.True(t, "it is unmounted here", func() bool { return !mounted(path) })
+	must(t, in.Close())
+	_ = other.Wait() // its input ended, which is no line
+	must(t, patiently.From(t, wiped))
 }

@@ -37,6 +37,7 @@ type Self struct {
 	Promised    block.Epoch
 	Incarnation uint64 // of this process; never 0
 	Boot        uint64
+	Doubt       wire.State // wire.Lost or wire.Forgot while what was not flushed may be missing; else 0
 }
 
 // Replica is the state of one replica's conversations.
@@ -53,7 +54,7 @@ type Replica struct {
 	pending  *promise // waits for the drain, then for the store
 	inflight int      // operations in the store
 	fx       Effects
-	failed   error // the store lost something
+	failed   error // the store serves nothing any more
 	leaving  bool  // the process is about to end
 }
 
@@ -88,6 +89,17 @@ func (r *Replica) Relied() bool { return r.owner != 0 }
 // as long as the record counts this replica: it serves only with the leases of all.
 func (r *Replica) Vacant(now time.Duration) bool { return now >= r.leaseUntil && now >= r.quarantine }
 
+// Doubt returns what Self.Doubt is, given what the store says.
+func Doubt(lost error, forgot bool) wire.State {
+	switch {
+	case lost != nil:
+		return wire.Lost
+	case forgot:
+		return wire.Forgot
+	}
+	return 0
+}
+
 // Event is something that happened to a replica.
 type Event interface{ event() }
 
@@ -112,6 +124,10 @@ type Stored struct {
 // PromiseStored tells that the store has made a promise durable.
 type PromiseStored struct{ Err error }
 
+// Failed tells that the store lost something and serves nothing any more: it must be
+// opened anew, as another Replica.
+type Failed struct{ Err error }
+
 // Closed tells that a session has ended.
 type Closed struct{ Session Session }
 
@@ -122,6 +138,7 @@ type Leave struct{ Why string }
 func (Received) event()      {}
 func (Stored) event()        {}
 func (PromiseStored) event() {}
+func (Failed) event()        {}
 func (Closed) event()        {}
 func (Leave) event()         {}
 
@@ -157,6 +174,8 @@ func (r *Replica) Step(now time.Duration, ev Event) Effects {
 		r.stored(now, ev, fx)
 	case PromiseStored:
 		r.promiseStored(now, ev, fx)
+	case Failed:
+		r.failed = ev.Err
 	case Leave:
 		r.leaving = true
 		if r.owner != 0 {
@@ -236,6 +255,8 @@ func (r *Replica) opened() *wire.Opened {
 	switch {
 	case r.failed != nil:
 		state = wire.Failed
+	case r.self.Doubt != 0:
+		state = r.self.Doubt
 	case r.leaving:
 		state = wire.Leaving
 	}
@@ -253,7 +274,7 @@ func (r *Replica) admitted(ev Received, epoch block.Epoch, fx *Effects) bool {
 		return true
 	}
 	if r.failed != nil {
-		r.fail(fx, ev.Session, ev.ID, wire.Fail{Status: fault.Media, Text: "the replica failed and must be resynced"})
+		r.fail(fx, ev.Session, ev.ID, wire.Fail{Status: fault.Media, Text: "the replica failed and must be opened anew"})
 		return false
 	}
 	r.fail(fx, ev.Session, ev.ID, wire.Fail{Status: fault.Fenced, Epoch: r.self.Promised, Text: "another epoch was promised"})
@@ -265,7 +286,7 @@ func (r *Replica) promise(now time.Duration, ev Received, m wire.Promise, fx *Ef
 	same := m.Owner == r.ownerNode
 	switch {
 	case r.failed != nil:
-		r.fail(fx, ev.Session, ev.ID, wire.Fail{Status: fault.Media, Text: "the replica failed and must be resynced"})
+		r.fail(fx, ev.Session, ev.ID, wire.Fail{Status: fault.Media, Text: "the replica failed and must be opened anew"})
 	case m.Epoch < r.self.Promised, r.pending != nil && m.Epoch < r.pending.msg.Epoch:
 		r.fail(fx, ev.Session, ev.ID, wire.Fail{Status: fault.Fenced, Epoch: r.self.Promised, Text: "a higher epoch was promised"})
 	case m.Epoch == r.self.Promised && r.ownerInc != 0 && m.Incarnation != r.ownerInc:
@@ -300,7 +321,6 @@ func (r *Replica) promiseStored(now time.Duration, ev PromiseStored, fx *Effects
 	p := r.pending
 	if ev.Err != nil {
 		r.pending = nil
-		r.failed = ev.Err
 		r.fail(fx, p.session, p.id, failure(ev.Err))
 		return
 	}
@@ -325,13 +345,9 @@ func (r *Replica) stored(now time.Duration, ev Stored, fx *Effects) {
 		r.self = *ev.Changed
 		r.self.Promised = max(promised, r.self.Promised)
 	}
-	switch {
-	case ev.Err == nil:
+	if ev.Err == nil {
 		r.send(fx, ev.Session, ev.ID, ev.Answer)
-	default:
-		if fault.Is(ev.Err, fault.Media) {
-			r.failed = ev.Err
-		}
+	} else {
 		r.fail(fx, ev.Session, ev.ID, failure(ev.Err))
 	}
 	r.drained(fx)
@@ -363,6 +379,10 @@ func epochOf(m wire.Message) (block.Epoch, bool) {
 	case *wire.Verify:
 		return m.Epoch, true
 	case *wire.Fill:
+		return m.Epoch, true
+	case *wire.ReadBlocks:
+		return m.Epoch, true
+	case *wire.WriteBlocks:
 		return m.Epoch, true
 	case *wire.Clean:
 		return m.Epoch, true

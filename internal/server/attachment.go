@@ -55,12 +55,15 @@ func (s *attachments) wanted(ctx context.Context, r *v1.AttachRequest, volume st
 	if err != nil {
 		return nil, fault.WithField(err, "node")
 	}
-	if err := oneOf("frontend", r.Frontend, "auto", "fuse", "ublk", "nbd"); err != nil {
+	if err := oneOf("frontend", r.Frontend, "auto", "fuse", "ublk", "nbd", frontendExport); err != nil {
 		return nil, err
 	}
 	want := &v1.AttachmentSpec{NodeId: node.ID, ReadOnly: r.ReadOnly, Frontend: r.Frontend, MountPath: r.MountPath, MountOptions: r.MountOptions, By: who(ctx).Subject}
 	if want.Frontend == "auto" {
 		want.Frontend = ""
+	}
+	if err := exportWanted(r, want); err != nil {
+		return nil, err
 	}
 	if r.MountPath != "" {
 		if err := checkPath("mount_path", r.MountPath); err != nil {
@@ -319,6 +322,9 @@ func (s *attachments) Mount(ctx context.Context, r *v1.MountRequest) (*v1.Attach
 		return nil, err
 	}
 	return s.remount(ctx, r.Volume, wait, func(a *v1.AttachmentSpec) error {
+		if a.Frontend == frontendExport {
+			return fault.WithCure(fault.Errorf("server", fault.Precondition, "volume %s is exported to clients: there is no device to mount", r.Volume), "detach it, and attach it as a device")
+		}
 		if a.MountPath != "" && a.MountPath != r.Path {
 			return fault.WithCure(fault.Errorf("server", fault.Precondition, "volume %s is mounted at %s", r.Volume, a.MountPath), "unmount it first: holdfast volume unmount "+r.Volume)
 		}

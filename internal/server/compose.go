@@ -171,7 +171,7 @@ func (v *view) device(volume string) *v1.AttachmentStatus {
 	if s == nil || s.Frontend == "none" {
 		return nil
 	}
-	if _, wanted := v.attachments.Get(volume); !wanted && value(v.assignments, volume).GetTendedOn() == s.NodeId && s.Device == "" {
+	if _, wanted := v.attachments.Get(volume); !wanted && value(v.assignments, volume).GetTendedOn() == s.NodeId && s.Device == "" && s.Address == "" {
 		return nil
 	}
 	return s

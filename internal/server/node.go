@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"fmt"
 
 	"connectrpc.com/connect"
 
@@ -197,7 +198,7 @@ func (s *nodes) RemoveNode(ctx context.Context, r *v1.RemoveNodeRequest) (*v1.Re
 		return nil, err
 	}
 	if removal.VolumesDetached > 0 && s.view.up(e.ID) && !r.Force {
-		return nil, fault.WithCure(fault.Errorf("server", fault.Precondition, "%d volumes are attached to node %s", removal.VolumesDetached, name),
+		return nil, fault.WithCure(fault.Errorf("server", fault.Precondition, "%s attached to node %s", many(removal.VolumesDetached, "volume is", "volumes are"), name),
 			"detach them first: holdfast volume list --node "+name+" --attached; or add --force")
 	}
 	n, err := s.change(ctx, e.ID, "RemoveAsked", "it leaves the cluster for good", func(n *v1.Node) (bool, error) {
@@ -240,8 +241,16 @@ func mayRemove(removal *v1.Removal, force bool, what, cure string) error {
 		return nil
 	}
 	first := removal.Effects[0]
-	return fault.WithCure(fault.Errorf("server", fault.Precondition, "the data of %d volumes would be lost with %s, %s first", removal.VolumesLost, what, first.VolumeName),
+	return fault.WithCure(fault.Errorf("server", fault.Precondition, "the data of %s would be lost with %s, %s first", many(removal.VolumesLost, "volume", "volumes"), what, first.VolumeName),
 		cure+"; or lose the data: add --force")
+}
+
+// many counts things.
+func many[T int | int32](n T, one, more string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %s", n, more)
 }
 
 func one(b bool) int {

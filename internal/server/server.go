@@ -35,7 +35,8 @@ type Options struct {
 	Version string // of the program
 
 	Trust    Trust         // who is let in over TCP; nil: nobody
-	Blocks   ChangedBlocks // nil: changed blocks are fault.Unsupported
+	Blocks   ChangedBlocks // nil: there are no replicas on this node
+	Others   Others        // nil: other nodes are not asked
 	Leases   Leases        // nil: nothing is known of leases
 	Metadata Metadata      // how the store does; nil: nothing is known but whether it answers
 
@@ -74,8 +75,14 @@ type Trust interface {
 // ChangedBlocks knows what differs between generations of a volume.
 type ChangedBlocks interface {
 	// Changed lists what differs between two snapshots of a volume from an offset on, or,
-	// with an empty base, what the snapshot has at all.
+	// with an empty base, what the snapshot has at all. fault.NotFound: the node has no
+	// replica that could tell.
 	Changed(ctx context.Context, q ChangedQuery) (*v1.ListChangedBlocksResponse, error)
+}
+
+// Others reaches the API of other nodes, as this node.
+type Others interface {
+	Snapshots(address string) (holdfastv1connect.SnapshotServiceClient, error)
 }
 
 // Leases knows of the leases that replicas on this server's node have granted.

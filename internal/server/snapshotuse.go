@@ -4,11 +4,15 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	v1 "github.com/holdfast-io/holdfast/api/holdfast/v1"
+	"github.com/holdfast-io/holdfast/api/holdfast/v1/holdfastv1connect"
 	"github.com/holdfast-io/holdfast/internal/fault"
+	"github.com/holdfast-io/holdfast/internal/spec"
 	"github.com/holdfast-io/holdfast/internal/state"
+	"github.com/holdfast-io/holdfast/internal/state/statepb"
 )
 
 // GetSnapshotTree shows how a volume's family descends.
@@ -75,8 +79,7 @@ func (s *snapshots) RestoreSnapshot(ctx context.Context, r *v1.RestoreSnapshotRe
 		return nil, fault.Errorf("server", fault.Precondition, "snapshot %s is not there yet, or not any more", r.Snapshot)
 	}
 	if r.Preview {
-		changed, err := s.changedSince(ctx, volume, snap)
-		return &v1.RestoreSnapshotResponse{ChangedBytes: changed}, err
+		return s.preview(ctx, volume, snap)
 	}
 	if a := s.view.attachment(volume.ID); a != nil {
 		return nil, fault.WithCure(fault.Errorf("server", fault.Precondition, "volume %s is attached to node %s", name, s.view.nodeName(cmp.Or(a.GetSpec().GetNodeId(), a.Status.NodeId))),
@@ -127,12 +130,23 @@ func (s *snapshots) restore(ctx context.Context, volume state.Entry[*v1.Volume],
 	return &v1.RestoreSnapshotResponse{Operation: o, Safety: safety}, s.view.snapshots.Reach(ctx, at)
 }
 
-// changedSince counts the bytes that differ between a snapshot and the volume's last
-// snapshot or, where nobody can compare, is fault.Unsupported.
+// preview counts the bytes that differ between a snapshot and the volume as it is now.
+func (s *snapshots) preview(ctx context.Context, volume state.Entry[*v1.Volume], snap state.Entry[*v1.Snapshot]) (*v1.RestoreSnapshotResponse, error) {
+	return elsewhere(ctx, s.Server, volume.ID, func(ctx context.Context) (*v1.RestoreSnapshotResponse, error) {
+		if !s.countsHere(ctx, volume.ID) {
+			return nil, fault.Errorf("server", fault.NotFound, "no replica on this node has all that was written")
+		}
+		total, err := s.changedSince(ctx, volume, snap)
+		return &v1.RestoreSnapshotResponse{ChangedBytes: total}, err
+	}, func(ctx context.Context, c holdfastv1connect.SnapshotServiceClient) (*v1.RestoreSnapshotResponse, error) {
+		return c.RestoreSnapshot(ctx, &v1.RestoreSnapshotRequest{Volume: volume.ID, Snapshot: snap.ID, Preview: true})
+	})
+}
+
 func (s *snapshots) changedSince(ctx context.Context, volume state.Entry[*v1.Volume], snap state.Entry[*v1.Snapshot]) (total int64, err error) {
 	q := ChangedQuery{Volume: volume.ID, Base: snap.ID, RangesMax: rangesMax}
 	for {
-		answer, err := s.changed(ctx, q)
+		answer, err := s.options.Blocks.Changed(ctx, q)
 		if err != nil {
 			return 0, err
 		}
@@ -195,8 +209,49 @@ func (s *snapshots) earlier(base, snap state.Entry[*v1.Snapshot]) error {
 }
 
 func (s *snapshots) changed(ctx context.Context, q ChangedQuery) (*v1.ListChangedBlocksResponse, error) {
-	if s.options.Blocks == nil {
-		return nil, fault.WithCure(fault.Errorf("server", fault.Unsupported, "this server can't compare snapshots"), "ask a node that runs the data process")
+	return elsewhere(ctx, s.Server, q.Volume, func(ctx context.Context) (*v1.ListChangedBlocksResponse, error) {
+		return s.options.Blocks.Changed(ctx, q)
+	}, func(ctx context.Context, c holdfastv1connect.SnapshotServiceClient) (*v1.ListChangedBlocksResponse, error) {
+		return c.ListChangedBlocks(ctx, &v1.ListChangedBlocksRequest{Snapshot: q.Snapshot, Base: q.Base, Offset: q.Offset, RangesMax: int32(q.RangesMax)})
+	})
+}
+
+// elsewhere has a question about a volume's bytes answered here, or, when there is nobody
+// here who could, by the other nodes that have all of it, one after the other. What another
+// node asks goes no further.
+func elsewhere[T any](ctx context.Context, s *Server, volume string, here func(context.Context) (T, error), there func(context.Context, holdfastv1connect.SnapshotServiceClient) (T, error)) (answer T, err error) {
+	err = fault.Errorf("server", fault.NotFound, "no replica of the volume lies on this node")
+	if s.options.Blocks != nil {
+		answer, err = here(ctx)
 	}
-	return s.options.Blocks.Changed(ctx, q)
+	if who(ctx).Role == v1.Role_ROLE_NODE || !fault.Is(err, fault.NotFound) && !fault.Is(err, fault.Unavailable) {
+		return answer, err
+	}
+	asked := false
+	for _, m := range value(s.view.records, volume).GetMembers() {
+		address := value(s.view.nodeStatuses, m.NodeId).GetApiAddress()
+		if m.NodeId == s.options.NodeID || m.State != uint32(spec.InSync) || !s.view.up(m.NodeId) || address == "" || s.options.Others == nil {
+			continue
+		}
+		c, dialErr := s.options.Others.Snapshots(address)
+		if dialErr != nil {
+			return answer, dialErr
+		}
+		asked = true
+		if answer, err = there(ctx, c); err == nil {
+			return answer, nil
+		}
+	}
+	if asked {
+		return answer, fault.Errorf("server", fault.Unavailable, "no node that has the volume could answer: %w", err)
+	}
+	return answer, fault.WithCure(fault.Errorf("server", fault.Unavailable, "no node that has all of the volume is up"), "bring its nodes back: holdfast volume get shows which")
+}
+
+// countsHere reports whether this node has a replica that the volume counts on.
+func (s *Server) countsHere(ctx context.Context, volume string) bool {
+	e, err := state.Records.Get(ctx, s.store, volume)
+	return err == nil && slices.ContainsFunc(e.Value.Members, func(m *statepb.Member) bool {
+		return m.NodeId == s.options.NodeID && m.State == uint32(spec.InSync)
+	})
 }

@@ -202,6 +202,6 @@ func (s summary) end() {
 	case st.Verdict == warning && st.Volumes.Degraded > 0:
 		st.Summary = fmt.Sprintf("every volume can be used; %d of %d have fewer copies than they should", st.Volumes.Degraded, st.Volumes.Total)
 	case st.Verdict == warning:
-		st.Summary = fmt.Sprintf("every volume can be used; %d things need attention", len(st.Attention))
+		st.Summary = "every volume can be used; " + many(len(st.Attention), "thing needs", "things need") + " attention"
 	}
 }

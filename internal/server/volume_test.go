@@ -340,3 +340,14 @@ func TestMovesAreOperations(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestListsThatDifferAreShownInWords(t *testing.T) {
+	c := start(t, 2)
+	volume(t, c, "db", 1)
+	_, err := c.Client.Volumes.CreateVolume(c.Ctx, &v1.CreateVolumeRequest{Name: "db", Spec: &v1.VolumeSpec{SizeBytes: 1 << 30, Replicas: 1,
+		Placement: &v1.Placement{Zones: []string{"a", "b"}, NodeLabels: map[string]string{"disk": "ssd"}}}})
+	refused(t, err, connect.CodeAlreadyExists, "holdfast volume update db")
+	if want := "placement.zones is (none), not a,b; placement.node_labels is (none), not disk=ssd"; !strings.Contains(err.Error(), want) {
+		t.Errorf("got %v, want %q", err, want)
+	}
+}

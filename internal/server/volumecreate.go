@@ -288,7 +288,25 @@ func differences(want, have protoreflect.Message, prefix string) (all []string) 
 }
 
 // shown prints a value for people; an empty one needs a word.
-func shown(v protoreflect.Value) string { return cmp.Or(v.String(), "(none)") }
+func shown(v protoreflect.Value) string {
+	switch v := v.Interface().(type) {
+	case protoreflect.List:
+		var all []string
+		for i := range v.Len() {
+			all = append(all, v.Get(i).String())
+		}
+		return cmp.Or(strings.Join(all, ","), "(none)")
+	case protoreflect.Map:
+		var all []string
+		v.Range(func(key protoreflect.MapKey, value protoreflect.Value) bool {
+			all = append(all, key.String()+"="+value.String())
+			return true
+		})
+		slices.Sort(all)
+		return cmp.Or(strings.Join(all, ","), "(none)")
+	}
+	return cmp.Or(v.String(), "(none)")
+}
 
 // defaultReplicas is how many copies a volume has for which neither its maker nor the
 // settings say.

@@ -41,15 +41,19 @@ type cluster struct {
 	favourite  int
 	patience   time.Duration // before a silent replica is left behind
 	cleanEvery time.Duration
-	stalls     float64 // how many operations of disks take very long
+	drift      bool    // clocks run at rates far apart, so that leases overlap
+	bad        badness // what goes wrong with disks
 
 	recordDown bool
 	cutRecord  []bool
 	cuts       map[[2]int]bool // node i can't be reached from node j
 	healed     bool
-	losses     int // how often power was lost
-	deaths     int // how often a process died
+	losses     int         // how often what was not flushed was lost everywhere
+	happened   int         // counts what nodes lost
+	lossy      map[int]int // nodes that lost what was not flushed, and counted; value: when
+	deaths     int         // how often a process died
 	submitted  int
+	repaired   int // what had rotted and was written again
 	nextInc    uint64
 	replicas   byte // how many were made
 	sessions   uint64
@@ -101,7 +105,7 @@ func (c *cluster) live() {
 }
 
 func newCluster(seed uint64, trace func(string)) *cluster {
-	c := &cluster{checks: make(map[*coordinator.Request]check), cuts: make(map[[2]int]bool)}
+	c := &cluster{checks: make(map[*coordinator.Request]check), cuts: make(map[[2]int]bool), lossy: make(map[int]int)}
 	c.rand = rand.New(rand.NewPCG(seed, 0x51a))
 	c.trace = trace
 	c.lease = 300 * time.Millisecond
@@ -113,6 +117,8 @@ func newCluster(seed uint64, trace func(string)) *cluster {
 	c.faults = c.rand.IntN(100)
 	c.patience = c.lease / time.Duration(1<<c.rand.IntN(4))
 	c.cleanEvery = []time.Duration{1, c.lease / 10, c.lease * 4}[c.rand.IntN(3)]
+	c.drift = c.chance(15)
+	c.bad = c.drawBadness()
 	switch c.favourite = -1; c.rand.IntN(6) {
 	case 0:
 		c.favourite = cutOwner
@@ -125,13 +131,17 @@ func newCluster(seed uint64, trace func(string)) *cluster {
 	case 4:
 		c.favourite, c.diskMax = again, 5*time.Millisecond
 	}
+	if c.favourite >= 0 && c.chance(70) { // little else
+		c.drift, c.bad = false, badness{}
+	}
 	made, count := 0, 1+c.rand.IntN(3)
 	spare := c.rand.IntN(3)
 	blocks := []int{8, 64, block.PerRegion + 40, 6 * block.PerRegion}[c.rand.IntN(4)]
 	switch { // where the favourite shows best
 	case c.favourite == again && c.chance(70):
 		blocks = 8
-	case c.favourite == afterServing && c.chance(70):
+	case (c.favourite == blackout || c.favourite == afterFlush) && c.chance(50), // regions that were not written before
+		c.favourite == afterServing && c.chance(70):
 		blocks = 16 * block.PerRegion
 	}
 	c.model = newModel(blocks)
@@ -139,6 +149,9 @@ func newCluster(seed uint64, trace func(string)) *cluster {
 	c.record = spec.Record{Version: 1, Volume: block.VolumeID{1}, Size: int64(blocks) * block.Size, Epoch: 1}
 	for i := range count + spare {
 		n := &node{c: c, i: i, id: block.NodeID{byte(i + 1)}, rate: 1 + (c.rand.Float64()-0.5)*0.04, boot: 1}
+		if c.drift {
+			n.rate = 0.6 + c.rand.Float64()*0.8
+		}
 		n.disk = simdisk.New(simdisk.Options{Seed: c.rand.Uint64(), Schedule: n.schedule})
 		c.nodes = append(c.nodes, n)
 		n.start()
@@ -150,12 +163,7 @@ func newCluster(seed uint64, trace func(string)) *cluster {
 		}
 	}
 	c.run(time.Hour, func() bool { return made == count })
-	if c.stalls > 0 {
-		for _, n := range c.nodes {
-			n.disk.SetOdds(simdisk.Odds{Stall: c.stalls, StallMax: c.lease})
-		}
-	}
-	c.log("%d nodes, %d blocks, depth %d, %d requests, net %v, disk %v, power %v, faults %d%%", count, blocks, c.depth, c.requests, c.netMax, c.diskMax, c.power, c.faults)
+	c.log("%d nodes, %d blocks, depth %d, %d requests, net %v, disk %v, power %v, drift %v, disks %+v, faults %d%%", count, blocks, c.depth, c.requests, c.netMax, c.diskMax, c.power, c.drift, c.bad, c.faults)
 	return c
 }
 
@@ -167,10 +175,11 @@ func states(r spec.Record) string {
 	return b.String()
 }
 
-// cut reports whether what b sends does not reach a, or the other way round.
-func (c *cluster) cut(a, b *node) bool {
-	return a != b && (c.cuts[[2]int{a.i, b.i}] || c.cuts[[2]int{b.i, a.i}])
-}
+// cut reports whether what a node sends does not reach another one.
+func (c *cluster) cut(from, to *node) bool { return from != to && c.cuts[[2]int{to.i, from.i}] }
+
+// apart reports whether no connection can be made between two nodes: that takes both ways.
+func (c *cluster) apart(a, b *node) bool { return c.cut(a, b) || c.cut(b, a) }
 
 // chaos draws a fault now and then, and sees to it that somebody attaches the volume.
 func (c *cluster) chaos() {
@@ -187,6 +196,10 @@ func (c *cluster) chaos() {
 		return
 	}
 	n := c.nodes[c.rand.IntN(len(c.nodes))]
+	if c.chance(30) {
+		c.spoil()
+		return
+	}
 	kind := c.rand.IntN(18)
 	if c.favourite >= 0 && c.chance(70) {
 		kind = c.favourite
@@ -212,10 +225,13 @@ func (c *cluster) chaos() {
 		}
 	case 2:
 		m := c.nodes[c.rand.IntN(len(c.nodes))]
-		key := [2]int{n.i, m.i}
-		c.log("cut between %d and %d", n.i, m.i)
-		c.cuts[key] = true
-		c.after(c.between(time.Millisecond, c.lease*4), func() { delete(c.cuts, key) })
+		both := c.chance(50)
+		long := c.between(time.Millisecond, c.lease*4)
+		c.log("node %d does not hear node %d, nor the other way round %v, for %v", n.i, m.i, both, long)
+		c.sever(n, m, long)
+		if both {
+			c.sever(m, n, long)
+		}
 	case 3:
 		for _, h := range c.heads {
 			for _, k := range h.conns {
@@ -299,11 +315,13 @@ func (c *cluster) isolateOwner() {
 			continue
 		}
 		long := c.between(c.lease, c.lease*8)
+		oneWay := c.chance(20)
 		for _, n := range c.nodes {
 			if n != h.node {
-				key := [2]int{n.i, h.node.i}
-				c.cuts[key] = true
-				c.after(long, func() { delete(c.cuts, key) })
+				c.sever(n, h.node, long)
+				if !oneWay {
+					c.sever(h.node, n, long)
+				}
 			}
 		}
 		i := h.node.i
@@ -327,6 +345,13 @@ func (c *cluster) isolateOwner() {
 	}
 }
 
+// sever keeps what one node sends from another for some time.
+func (c *cluster) sever(to, from *node, long time.Duration) {
+	key := [2]int{to.i, from.i}
+	c.cuts[key] = true
+	c.after(long, func() { delete(c.cuts, key) })
+}
+
 // attachSomewhere attaches the volume when nobody has it.
 func (c *cluster) attachSomewhere() {
 	for _, h := range c.heads {
@@ -344,10 +369,6 @@ func (c *cluster) attachSomewhere() {
 
 func (c *cluster) nodeDied(n *node) {
 	c.deaths++
-	if !c.healed && c.power {
-		c.losses++
-		c.model.powerLost()
-	}
 	for _, h := range c.heads {
 		for _, k := range h.conns {
 			if k != nil && (k.node == n || h.node == n) {
@@ -379,7 +400,7 @@ func (c *cluster) converge() {
 	clear(c.cuts)
 	clear(c.cutRecord)
 	for _, n := range c.nodes {
-		n.disk.Heal()
+		n.heal()
 		n.start()
 	}
 	for i, h := range c.heads { // nobody attaches the volume twice any more

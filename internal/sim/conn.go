@@ -18,8 +18,12 @@ type conn struct {
 	life    int // of the node's process
 	session replica.Session
 	open    bool
+	// served: the node still takes what comes. What was sent before the connection broke may
+	// arrive after the head has another one.
+	served bool
 
-	toNode, toHead time.Duration // when the last message on the way arrives
+	last  [2]time.Duration // when the last message on the way arrives, each way
+	under [2][]func()      // messages on the way
 }
 
 // frame carries a message through the real codec.
@@ -48,23 +52,38 @@ func frame(c *cluster, id uint64, msg wire.Message) func() wire.Message {
 	}
 }
 
+// way is a direction.
+type way int
+
+const (
+	toNode way = iota
+	toHead
+)
+
 // deliver has do run after some delay, behind what was sent before. What is sent into a
 // partition waits in the sender's buffers until it heals, or the connection breaks.
-func (k *conn) deliver(last *time.Duration, do func()) {
-	at := max(k.c.now+k.c.between(10*time.Microsecond, k.c.netMax), *last+time.Nanosecond)
-	*last = at
-	k.c.after(at-k.c.now, func() { k.arrive(do) })
+func (k *conn) deliver(w way, do func()) {
+	at := max(k.c.now+k.c.between(10*time.Microsecond, k.c.netMax), k.last[w]+time.Nanosecond)
+	k.last[w] = at
+	k.under[w] = append(k.under[w], do)
+	k.c.after(at-k.c.now, func() { k.arrive(w) })
 }
 
-func (k *conn) arrive(do func()) {
-	if !k.open {
-		return
+// arrive lets the first message on its way arrive.
+func (k *conn) arrive(w way) {
+	from, to := k.head.node, k.node
+	if w == toHead {
+		from, to = to, from
 	}
-	if k.c.cut(k.head.node, k.node) {
-		k.c.after(10*time.Millisecond, func() { k.arrive(do) })
-		return
+	switch {
+	case w == toHead && !k.open, w == toNode && !k.served:
+	case k.c.cut(from, to):
+		k.c.after(10*time.Millisecond, func() { k.arrive(w) })
+	default:
+		do := k.under[w][0]
+		k.under[w] = k.under[w][1:]
+		do()
 	}
-	do()
 }
 
 // ask sends a message to the node.
@@ -73,7 +92,7 @@ func (k *conn) ask(id uint64, msg wire.Message) {
 		return
 	}
 	read := frame(k.c, id, msg)
-	k.deliver(&k.toNode, func() {
+	k.deliver(toNode, func() {
 		if m := read(); m != nil && k.node.up && k.node.life == k.life {
 			k.c.log("%s -> node %d: %s %d", k.head.name, k.node.i, m.Kind(), id)
 			k.node.receive(k.session, id, m)
@@ -87,9 +106,9 @@ func (k *conn) reply(id uint64, msg wire.Message) {
 		return
 	}
 	read := frame(k.c, id, msg)
-	k.deliver(&k.toHead, func() {
+	k.deliver(toHead, func() {
 		if m := read(); m != nil {
-			k.c.log("node %d -> %s: %s %d", k.node.i, k.head.name, m.Kind(), id)
+			k.c.log("node %d -> %s: %s %d%s", k.node.i, k.head.name, m.Kind(), id, refusal(m))
 			k.head.received(k, id, m)
 		}
 	})
@@ -102,9 +121,22 @@ func (k *conn) cutOff() {
 	}
 	k.open = false
 	k.c.after(k.c.between(10*time.Microsecond, 10*k.c.netMax), func() { k.head.unlinked(k) })
-	k.c.after(k.c.between(10*time.Microsecond, 10*k.c.netMax), func() {
+	late := k.c.between(10*time.Microsecond, 10*k.c.netMax)
+	if !k.c.healed && k.c.chance(20) {
+		late = k.c.between(late, late+k.c.lease) // what is in the node's buffers is read late
+	}
+	k.c.after(late, func() {
+		k.served = false
 		if k.node.up && k.node.life == k.life {
 			k.node.closed(k.session)
 		}
 	})
+}
+
+// refusal is what a Fail says, for the trace.
+func refusal(m wire.Message) string {
+	if f, ok := m.(*wire.Fail); ok {
+		return ": " + f.Text
+	}
+	return ""
 }

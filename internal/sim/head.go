@@ -184,16 +184,16 @@ func (h *head) link(m int) {
 			return
 		}
 		switch {
-		case h.c.cut(h.node, n) && h.c.now-began < h.c.lease:
+		case h.c.apart(h.node, n) && h.c.now-began < h.c.lease:
 			h.c.after(50*time.Millisecond, try)
-		case h.c.cut(h.node, n) || !n.up || n.replica == nil || n.holds != h.coord.Member(m).Replica:
+		case h.c.apart(h.node, n) || !h.node.understands(n) || !n.up || n.replica == nil || n.holds != h.coord.Member(m).Replica:
 			h.step(coordinator.Unlinked{Member: m})
 		default:
 			h.c.sessions++
-			k := &conn{c: h.c, head: h, member: m, node: n, life: n.life, session: replica.Session(h.c.sessions), open: true}
+			k := &conn{c: h.c, head: h, member: m, node: n, life: n.life, session: replica.Session(h.c.sessions), open: true, served: true}
 			n.sessions[k.session] = k
 			h.conns[m] = k
-			h.step(coordinator.Linked{Member: m})
+			h.step(coordinator.Linked{Member: m, Version: wire.Highest})
 		}
 	}
 	h.c.after(h.c.between(20*time.Microsecond, h.c.netMax), try)
@@ -297,8 +297,11 @@ func (h *head) change(q *coordinator.Request, tag uint64, b int, at []int) {
 		h.owed = slices.DeleteFunc(h.owed, func(o *debt) bool { return o == d })
 		if q.Err == nil {
 			h.wrote++
+			if h.c.losses != losses {
+				return // done before it was lost, perhaps, and only heard of now
+			}
 			h.c.model.ack(b, d.at)
-			if q.FUA && h.c.losses == losses {
+			if q.FUA {
 				h.c.model.durable(b, d.at)
 			}
 		}
@@ -340,8 +343,8 @@ func (h *head) get(b, count int) {
 	losses := h.c.losses
 	q := &coordinator.Request{Op: coordinator.Read, Extent: extentOf(b, count), Data: host.Buffer(count * block.Size), Sums: make([]block.Sum, count)}
 	h.submit(q, func(q *coordinator.Request) {
-		if q.Err != nil {
-			return
+		if q.Err != nil || h.c.drift && h.c.record.Incarnation != h.incarnation {
+			return // with clocks that far apart, an owner of before may read for longer than it should
 		}
 		for i := range count {
 			p := q.Data[i*block.Size : (i+1)*block.Size]
@@ -369,11 +372,14 @@ func (h *head) get(b, count int) {
 func (h *head) flush() {
 	c := h.c
 	at := c.model.ackedNow(0, len(c.model.blocks))
-	losses := c.losses
+	losses, happened := c.losses, c.happened
 	h.submit(&coordinator.Request{Op: coordinator.Flush}, func(q *coordinator.Request) {
 		c.log("%s flushed: %v", h.name, q.Err)
 		if q.Err == nil && c.losses == losses {
 			c.model.flushed(at)
+		}
+		if q.Err == nil {
+			c.flushedSince(happened)
 		}
 		c.strike(afterFlush)
 	})
@@ -390,7 +396,10 @@ func (c *cluster) propose(h *head, next spec.Record) {
 		}
 		ok := next.Version == c.record.Version+1
 		if ok {
+			c.rejoined(h, next)
 			c.record = next.Clone()
+			c.keepBudget()
+			c.lostAll()
 			c.log("record: version %d epoch %d owner %v in sync %v", next.Version, next.Epoch, h.name, states(next))
 		}
 		now := c.record.Clone()

@@ -34,12 +34,21 @@ type node struct {
 	replica     *replica.Replica
 	sessions    map[replica.Session]*conn
 	flying      []*store.Request // changes in the store
+	asked       int              // operations of the store that have not ended
+	failing     bool             // the store failed, and is to be opened anew
+	times       uint64           // it was
+
+	full bool // see fill
+	odd  bool // the process is of another version
+	// fatal: when the store fails the owner dies.
+	fatal bool
+	rots  []rotten
 }
 
 func (n *node) now() time.Duration { return time.Duration(float64(n.c.now) * n.rate) }
 
 func (n *node) options() store.Options {
-	return store.Options{Boot: n.boot, TablesMax: 16, FilesMax: 8, JournalBlocks: 64}
+	return store.Options{Boot: n.boot, Space: n, TablesMax: 16, FilesMax: 8, JournalBlocks: 64}
 }
 
 func (n *node) schedule(delay time.Duration, fire func()) {
@@ -52,8 +61,16 @@ func (n *node) dir() string { return fmt.Sprintf("replica-%d", n.holds[0]) }
 // create makes an empty replica, and calls done when the node serves it.
 func (n *node) create(id block.ReplicaID, done func()) {
 	n.holds, n.made = id, false
+	life := n.life
 	store.Create(n.disk, n.dir(), store.Spec{Volume: n.c.record.Volume, Replica: id, Size: n.c.record.Size}, n.options(),
 		func(err error) {
+			if !n.up || n.life != life {
+				return
+			}
+			if fault.Is(err, fault.NoSpace) || fault.Is(err, fault.Media) {
+				n.holds = block.ReplicaID{} // nobody was told of it
+				return
+			}
 			if err != nil {
 				n.c.found("node %d: create: %v", n.i, err)
 				return
@@ -86,14 +103,23 @@ func (n *node) open() {
 		if !n.up || n.life != life || n.holds != holds {
 			return
 		}
+		if fault.Is(err, fault.Media) || fault.Is(err, fault.NoSpace) { // again, later
+			n.c.log("node %d can't open its replica: %v", n.i, err)
+			n.c.after(n.c.lease/2, func() {
+				if n.up && n.life == life && n.holds == holds {
+					n.open()
+				}
+			})
+			return
+		}
 		if err != nil {
 			n.c.found("node %d: open: %v", n.i, err)
 			return
 		}
-		n.store = r
+		n.store, n.failing, n.flying, n.asked = r, false, nil, 0
 		n.replica = replica.New(n.self())
 		n.replica.Quarantine(n.now() + n.c.lease)
-		n.c.log("node %d serves, promised %d", n.i, n.self().Promised)
+		n.c.log("node %d serves, promised %d, %v", n.i, n.self().Promised, n.self().Doubt)
 	})
 }
 
@@ -101,7 +127,40 @@ func (n *node) open() {
 func (n *node) self() replica.Self {
 	m := n.store.Manifest()
 	return replica.Self{Size: m.Size, Generation: m.Generation, Snapshots: m.Snapshots,
-		Promised: m.Promised, Incarnation: n.incarnation, Boot: n.boot}
+		Promised: m.Promised, Incarnation: n.incarnation + n.times<<32, Boot: n.boot, Doubt: replica.Doubt(n.store.Lost(), n.store.Forgot())}
+}
+
+// failed notices that the store failed: it serves nothing, and is opened anew later.
+func (n *node) failed() {
+	n.c.log("node %d: %v", n.i, n.store.Err())
+	n.failing = true
+	n.c.deaths++ // as after a death blocks may be torn
+	n.c.lose(n)
+	n.unrot()
+	if h := n.c.owner(); h != nil && n.fatal && h.node != n && !n.c.healed {
+		n.fatal = false
+		h.node.kill(false)
+		n.c.after(n.c.between(time.Millisecond, n.c.lease), h.node.start)
+	}
+	life, was := n.life, n.replica
+	n.perform(was.Step(n.now(), replica.Failed{Err: n.store.Err()}))
+	n.c.after(n.c.between(time.Millisecond, n.c.lease*2), func() { n.reopen(life, was) })
+}
+
+func (n *node) reopen(life int, was *replica.Replica) {
+	if !n.up || n.life != life || n.replica != was {
+		return
+	}
+	if n.asked > 0 { // they end soon, in vain
+		n.c.after(time.Millisecond, func() { n.reopen(life, was) })
+		return
+	}
+	n.store.Close(func(error) {
+		if n.up && n.life == life && n.replica == was {
+			n.times++
+			n.open()
+		}
+	})
 }
 
 // deleteAll deletes snapshots one after the other.
@@ -122,6 +181,7 @@ func (n *node) deleteAll(list []block.Generation, done func(error)) {
 // giveUp forgets the replica, which is in the record no more.
 func (n *node) giveUp() {
 	n.c.log("node %d gives replica %d up", n.i, n.holds[0])
+	n.unrot()
 	if n.store != nil {
 		n.store.Abandon()
 	}
@@ -155,8 +215,9 @@ func (n *node) leave(end func()) {
 // kill ends the process, and with power the machine's memory.
 func (n *node) kill(power bool) {
 	n.c.log("node %d dies, power %v", n.i, power)
-	n.up = false
+	n.up, n.failing, n.odd = false, false, false
 	n.life++
+	n.unrot()
 	if n.store != nil {
 		n.store.Abandon()
 	}
@@ -165,6 +226,7 @@ func (n *node) kill(power bool) {
 		n.holds = block.ReplicaID{}
 	}
 	if power {
+		n.c.lose(n)
 		n.disk = n.disk.Crash(simdisk.KeepSome)
 		n.boot++
 	} else {
@@ -190,14 +252,23 @@ func (n *node) closed(s replica.Session) {
 
 // perform does what the replica wants done.
 func (n *node) perform(fx replica.Effects) {
+	if n.store.Err() != nil && !n.failing {
+		n.c.after(0, func() {
+			if n.store != nil && n.store.Err() != nil && !n.failing {
+				n.failed()
+			}
+		})
+	}
 	fx.Store, fx.Send = slices.Clone(fx.Store), slices.Clone(fx.Send) // the next step may come from inside
 	for _, op := range fx.Store {
 		n.storeOp(op)
 	}
 	if fx.Promise != 0 {
 		life, was := n.life, n.replica
+		n.asked++
 		n.store.Promise(fx.Promise, func(err error) {
 			if n.up && n.life == life && n.replica == was {
+				n.asked--
 				n.perform(n.replica.Step(n.now(), replica.PromiseStored{Err: err}))
 			}
 		})
@@ -212,18 +283,21 @@ func (n *node) perform(fx replica.Effects) {
 // storeOp performs a request on the store and tells the replica.
 func (n *node) storeOp(op replica.Store) {
 	life, was := n.life, n.replica
+	n.asked++
 	done := func(answer wire.Message, err error) {
 		if !n.up || n.life != life || n.replica != was {
 			return
 		}
-		if err != nil && fault.Is(err, fault.Corrupt) {
-			n.c.found("node %d: %v", n.i, err) // no bit rot is simulated: nothing may be corrupt
+		n.asked--
+		if err != nil && fault.Is(err, fault.Corrupt) && !n.c.bad.rot {
+			n.c.found("node %d: %v", n.i, err)
 			return
 		}
 		self := n.self()
 		n.perform(n.replica.Step(n.now(), replica.Stored{Session: op.Session, ID: op.ID, Answer: answer, Err: err, Changed: &self}))
 	}
-	ok := &wire.Done{Incarnation: n.incarnation}
+	incarnation := n.self().Incarnation
+	ok := &wire.Done{Incarnation: incarnation}
 	submit := func(q *store.Request, answer func() wire.Message) {
 		n.alone(q)
 		q.Done = func(q *store.Request) {
@@ -253,22 +327,66 @@ func (n *node) storeOp(op replica.Store) {
 		}
 		n.store.Submit(q)
 	}
+	each := func(b wire.Blocks, answer wire.Message, request func(e block.Extent, at int) *store.Request) {
+		var list []*store.Request
+		var failed error
+		at, left := 0, 0
+		for e := b.Next(0); !e.Empty(); e = b.Next(e.End()) {
+			q := request(e, at)
+			q.Done = func(q *store.Request) {
+				n.flying = slices.DeleteFunc(n.flying, func(o *store.Request) bool { return o == q })
+				if q.Err != nil && failed == nil {
+					failed = q.Err
+				}
+				if left--; left == 0 {
+					done(answer, failed)
+				}
+			}
+			list, at = append(list, q), at+int(e.Count)
+		}
+		left = len(list)
+		for _, q := range list {
+			n.alone(q)
+			n.store.Submit(q)
+		}
+	}
 	simple := func(err error) { done(ok, err) }
 	switch m := op.Msg.(type) {
 	case *wire.Write:
 		change(&store.Request{Verb: store.Write, Extent: m.Extent, Data: m.Data, Sums: m.Sums}, m.FUA)
 	case *wire.Zero:
 		change(&store.Request{Verb: store.Zero, Extent: m.Extent}, m.FUA)
+	case *wire.Fill:
+		q := &store.Request{Verb: store.Zero, Extent: m.Extent}
+		if !m.Hole {
+			q.Verb, q.Data, q.Sums = store.Write, m.Data, m.Sums
+		}
+		n.fillWith(q, done, plain)
 	case *wire.Read:
 		q := &store.Request{Verb: store.Read, Extent: m.Extent, Generation: m.Generation,
 			Data: host.Buffer(int(m.Extent.Bytes())), Sums: make([]block.Sum, m.Extent.Count)}
 		submit(q, func() wire.Message { return &wire.ReadDone{Data: q.Data, Sums: q.Sums} })
+	case *wire.WriteBlocks:
+		each(m.Blocks, ok, func(e block.Extent, at int) *store.Request {
+			return &store.Request{Verb: store.Write, Extent: e, Data: m.Data[at*block.Size:][:e.Bytes()], Sums: m.Sums[at:][:e.Count]}
+		})
+	case *wire.ReadBlocks:
+		sums, data := make([]block.Sum, m.Blocks.Count()), host.Buffer(m.Blocks.Count()*block.Size)
+		each(m.Blocks, &wire.ReadDone{Data: data, Sums: sums}, func(e block.Extent, at int) *store.Request {
+			return &store.Request{Verb: store.Read, Extent: e, Generation: m.Generation,
+				Data: data[at*block.Size:][:e.Bytes()], Sums: sums[at:][:e.Count]}
+		})
 	case *wire.Verify:
 		q := &store.Request{Verb: store.Verify, Extent: m.Extent, Generation: m.Generation, Sums: make([]block.Sum, m.Extent.Count)}
 		submit(q, func() wire.Message { return &wire.Verified{Sums: q.Sums} })
 	case *wire.Flush:
 		mark := n.store.Mark()
-		submit(&store.Request{Verb: store.Flush}, func() wire.Message { return &wire.Flushed{Incarnation: n.incarnation, Mark: mark} })
+		answer := &wire.Flushed{Incarnation: incarnation, Mark: mark}
+		if m.Whole {
+			n.store.Accept(func(err error) { done(answer, err) })
+			return
+		}
+		submit(&store.Request{Verb: store.Flush}, func() wire.Message { return answer })
 	case *wire.Clean:
 		n.store.Clean(m.Mark)
 		done(ok, nil)
@@ -298,6 +416,28 @@ func (n *node) storeOp(op replica.Store) {
 	default:
 		n.c.found("node %d: no store operation for %T", n.i, op.Msg)
 	}
+}
+
+// fillWith carries out a Fill: a region whose metadata is damaged is given up for it.
+func (n *node) fillWith(q *store.Request, done func(wire.Message, error), plain func() wire.Message) {
+	reset := false
+	n.alone(q)
+	q.Done = func(q *store.Request) {
+		if fault.Is(q.Err, fault.Corrupt) && !reset {
+			reset = true
+			n.store.Reset(q.Extent.FirstRegion(), func(err error) {
+				if err != nil {
+					done(nil, err)
+					return
+				}
+				n.store.Submit(q)
+			})
+			return
+		}
+		n.flying = slices.DeleteFunc(n.flying, func(o *store.Request) bool { return o == q })
+		done(plain(), q.Err)
+	}
+	n.store.Submit(q)
 }
 
 // alone checks the store's one demand: no two changes of a block are in flight together,

@@ -43,4 +43,4 @@ func TestPlantedBugsAreFound(t *testing.T) {
 	}
 }
 
-const seedsMax = 400
+const seedsMax = 600

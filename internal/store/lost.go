@@ -44,7 +44,12 @@ func (t *task) readLoss() error {
 // until somebody decided that it is the best there is. Then call Accept.
 func (r *Replica) Lost() error { return r.lost }
 
-// Accept ends what Lost says: the replica was brought up to date, or is taken as it is.
+// Forgot reports whether an earlier process did not close the replica, and the machine
+// was restarted since: what was not flushed may be missing, which another copy may have.
+func (r *Replica) Forgot() bool { return r.forgot }
+
+// Accept ends what Lost and Forgot say: the replica was brought up to date, or is taken as
+// it is.
 func (r *Replica) Accept(done func(error)) {
 	r.spawn("accept", func(t *task) { done(fault.Wrap("store.Accept", t.accept())) })
 }
@@ -54,6 +59,7 @@ func (t *task) accept() error {
 	if err := t.flush(); err != nil {
 		return err
 	}
+	r.forgot = false
 	if r.lost == nil {
 		return nil
 	}

@@ -51,6 +51,7 @@ func (t *task) openJournal(clean uint64) error {
 	}
 	end := h.through(durable)
 	same := r.opts.Boot != 0 && r.lost == nil && h.blocks[end] != nil && h.blocks[end].boot == r.opts.Boot
+	r.forgot = !same && len(h.blocks) > 0 // of a replica that was never written to nothing is missing
 	switch {
 	case !same:
 		end = durable

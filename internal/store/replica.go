@@ -69,6 +69,7 @@ type Replica struct {
 	broken   error // set when the replica lost something: every request fails with it
 	lost     error // why an earlier process was broken
 	crashed  bool  // the process before did not close it
+	forgot   bool  // and the machine lost what was not flushed, as far as is known
 	closed   bool
 	// abandoned means that nothing goes on: a task that is stopped must not start other
 	// tasks, requests or operations by what it does on its way out.

@@ -167,15 +167,24 @@ func (r *Replica) settleReplay() {
 	r.journal.settling = true
 	r.spawn("settle journal", func(t *task) {
 		defer func() { r.journal.settling = false }()
+		var unread error
 		for _, key := range r.journal.replay.keys() {
 			if r.broken != nil {
 				return
 			}
-			if _, err := t.loadTable(key); err != nil {
+			switch _, err := t.loadTable(key); {
+			case err == nil:
+			case fault.Is(err, fault.Media):
+				unread = err // it may be read the next time
+			default:
 				r.regions.at(key.region).rarely().bad = err // from now on every access reports it
 				delete(r.journal.replay, key)
 			}
 		}
-		r.saver.kick(r)
+		if unread == nil {
+			r.saver.kick(r)
+		} else if r.journal.room() <= 0 && r.broken == nil {
+			r.failAll(&r.journal.waiters, unread)
+		}
 	})
 }

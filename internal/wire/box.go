@@ -35,6 +35,8 @@ type Box struct {
 	changed        Changed
 	extentList     ExtentList
 	fill           Fill
+	readBlocks     ReadBlocks
+	writeBlocks    WriteBlocks
 }
 
 // message returns the room for a message of kind k, which must be known.
@@ -104,6 +106,10 @@ func (b *Box) message(k Kind) Message {
 		return &b.extentList
 	case KindFill:
 		return &b.fill
+	case KindReadBlocks:
+		return &b.readBlocks
+	case KindWriteBlocks:
+		return &b.writeBlocks
 	}
 	return nil
 }

@@ -30,12 +30,14 @@ type State uint8
 // The states.
 const (
 	Serving State = iota + 1 // all is well
-	Failed                   // it lost something that it can't name: it must be resynced
+	Failed                   // it lost something that it can't name: its process must open it anew
 	Leaving                  // its process is about to end on purpose
+	Lost                     // an earlier process failed, and what it had not flushed may be missing
+	Forgot                   // its machine lost power, and what was not flushed may be missing
 	stateEnd
 )
 
-var stateNames = [stateEnd]string{"", "serving", "failed", "leaving"}
+var stateNames = [stateEnd]string{"", "serving", "failed", "leaving", "lost", "forgot"}
 
 // String names the state.
 func (s State) String() string {
@@ -52,7 +54,7 @@ type Opened struct {
 	Promised    block.Epoch        // lower epochs are refused
 	Incarnation uint64             // of the replica's process; never 0
 	Boot        uint64             // of the replica's machine
-	State       State              // Serving, Failed or Leaving
+	State       State              // how it is
 	Snapshots   []block.Generation // readable older generations, ascending; at most GenerationsMax
 }
 

@@ -51,7 +51,8 @@
 // # Messages
 //
 // Fields in the header are marked with (h). Extents are start u64, count u32, in blocks.
-// Durations are nanoseconds, u64. Sizes are bytes, u64. Generations and regions are u32,
+// Blocks are the first of them u64, and 256 bits, of which bit i%64 of the u64 i/64 is set
+// when block first+i is one of them; bit 0 is. Durations are nanoseconds, u64. Sizes are bytes, u64. Generations and regions are u32,
 // epochs u64, ids 16 bytes.
 //
 //	 1 Hello          magic u64 ("holdfast"), lowest u16, highest u16, cluster, node,
@@ -62,7 +63,7 @@
 //	 5 Pong
 //	 6 Open           volume, replica
 //	 7 Opened         promised epoch (h), size, generation, incarnation u64, boot u64,
-//	                  state u8, snapshots: generations, at most 4096
+//	                  state u8 (1 serving, 2 failed, 3 leaving, 4 lost, 5 forgot), snapshots: generations, at most 4096
 //	 8 Promise        epoch (h), same node (flag 4), owner node, owner incarnation u64, lease
 //	 9 Promised       epoch (h), generation, lease
 //	10 Renew          epoch (h), sequence u64
@@ -74,7 +75,7 @@
 //	16 Zero           epoch (h), FUA (flag 1), unmap (flag 2), extent
 //	17 Read           epoch (h), generation, extent
 //	18 ReadDone       sums u32 each; data
-//	19 Flush          epoch (h)
+//	19 Flush          epoch (h), whole (flag 32)
 //	20 Flushed        incarnation u64, mark u64
 //	21 Verify         epoch (h), generation, extent
 //	22 Verified       sums u32 each, at most 1024
@@ -88,10 +89,12 @@
 //	30 Changed        epoch (h), since generation, generation, from region, limit u32
 //	31 ExtentList     last (flag 16), next region, list: extents, at most 4096
 //	32 Fill           epoch (h), hole (flag 8), generation, extent, sums u32 each; data
+//	33 ReadBlocks     epoch (h), generation, blocks; since version 2
+//	34 WriteBlocks    epoch (h), blocks, sums u32 each; data; since version 2
 //
 // Statuses: 1 unknown, 2 invalid, 3 not found, 4 already exists, 5 precondition, 6 busy,
 // 7 no space, 8 corrupt, 9 media error, 10 fenced, 11 unavailable, 12 timeout,
 // 13 unsupported, 14 canceled, 15 denied, 16 internal.
 //
-// testdata/v1.hex shows every message of version 1.
+// testdata/vN.hex shows every message of version N.
 package wire

@@ -9,6 +9,7 @@ const (
 	flagSameNode             // Promise
 	flagHole                 // Fill: no data, the extent reads as zeros
 	flagLast                 // RegionList, ExtentList: nothing comes after
+	flagWhole                // Flush
 )
 
 // Write stores data. The answer is Done, or Fail.
@@ -90,6 +91,9 @@ func (m *ReadDone) code(c coder) coder {
 // Flushed, or Fail, after which nobody knows what is durable.
 type Flush struct {
 	Epoch block.Epoch
+	// Whole says that after this flush the replica has all that those in sync have: it is
+	// neither Lost nor Forgot any more.
+	Whole bool
 }
 
 // Kind returns KindFlush.
@@ -97,6 +101,7 @@ func (*Flush) Kind() Kind { return KindFlush }
 
 func (m *Flush) code(c coder) coder {
 	c.epoch(&m.Epoch)
+	c.flag(flagWhole, &m.Whole)
 	return c
 }
 

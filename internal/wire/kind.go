@@ -43,6 +43,8 @@ const (
 	KindChanged
 	KindExtentList
 	KindFill
+	KindReadBlocks
+	KindWriteBlocks
 	kindEnd
 )
 
@@ -91,6 +93,8 @@ var kinds = [kindEnd]struct {
 	KindChanged:        {"Changed", asks, false},
 	KindExtentList:     {"ExtentList", answers, false},
 	KindFill:           {"Fill", asks, true},
+	KindReadBlocks:     {"ReadBlocks", asks, false},
+	KindWriteBlocks:    {"WriteBlocks", asks, true},
 }
 
 // String names the kind.

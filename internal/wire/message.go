@@ -63,6 +63,8 @@ func dataOf(m Message) *[]byte {
 		return &m.Data
 	case *Fill:
 		return &m.Data
+	case *WriteBlocks:
+		return &m.Data
 	}
 	return nil
 }

@@ -69,6 +69,9 @@ func samples() []Message {
 		&ExtentList{Next: 16, Last: true, List: []block.Extent{{Start: 12288, Count: 1}, {Start: 12290, Count: 2000}}},
 		&Fill{Epoch: 42, Generation: 6, Extent: block.Extent{Start: 8, Count: 2}, Sums: sums, Data: data},
 		&Fill{Epoch: 42, Generation: 6, Extent: block.Extent{Start: 8, Count: ZeroBlocksMax}, Hole: true},
+		&ReadBlocks{Epoch: 42, Generation: 6, Blocks: someBlocks(0, 3)},
+		&WriteBlocks{Epoch: 42, Blocks: someBlocks(0, 255), Sums: sums, Data: data},
+		&Flush{Epoch: 42, Whole: true},
 	}
 }
 
@@ -93,12 +96,22 @@ func draw(r *rand.Rand, k Kind) Message {
 		if m.Sums = nil; !m.Hole {
 			m.Sums, m.Data = drawPayload(r, &m.Extent)
 		}
+	case *WriteBlocks:
+		m.Sums, m.Data = pattern(m.Blocks.Count())
 	case *Regions:
 		m.Limit = 1 + r.Uint32N(RegionsMax)
 	case *Changed:
 		m.Limit = 1 + r.Uint32N(1000)
 	}
 	return m
+}
+
+// someBlocks are those that many after the first, which is block 1<<20.
+func someBlocks(after ...block.Index) (b Blocks) {
+	for _, i := range after {
+		b.Add(block.Extent{Start: 1<<20 + i, Count: 1})
+	}
+	return b
 }
 
 func drawPayload(r *rand.Rand, e *block.Extent) ([]block.Sum, []byte) {
@@ -122,6 +135,8 @@ func drawField(r *rand.Rand, v reflect.Value) {
 		*p = block.Region(r.Uint32N(1 << 28))
 	case *block.Extent:
 		*p = block.Extent{Start: block.Index(r.Uint64N(1 << 37)), Count: 1 + r.Uint64N(DataBlocksMax)}
+	case *Blocks:
+		*p = Blocks{Start: block.Index(r.Uint64N(1 << 37)), Mask: [4]uint64{r.Uint64() | 1, r.Uint64(), 0, r.Uint64()}}
 	case *[]block.Sum:
 		for range r.IntN(5) {
 			*p = append(*p, block.Sum(r.Uint32()))

@@ -11,12 +11,14 @@ type Version uint16
 // an old line. Hello and Refuse are the same in all of them.
 const (
 	V1 Version = 1 // the first
+	V2 Version = 2 // ReadBlocks and WriteBlocks: a resync of scattered blocks moves many with one message
+	V3 Version = 3 // a replica says Lost or Forgot, and Flush with Whole ends that
 )
 
 // What this build speaks.
 const (
-	Lowest  = V1
-	Highest = V1
+	Lowest  = V3 // what came before could not say that a replica had lost something, and was in no release
+	Highest = V3
 )
 
 // Agree returns the version that the two ends of a connection speak, given what both

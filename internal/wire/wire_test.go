@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -164,6 +165,9 @@ func TestHeadsThatNobodyMayWriteAreRefused(t *testing.T) {
 		{"meta where none belongs", KindPing, lengthen(1), fault.Invalid},
 		{"half a checksum", KindVerified, shorten(2), fault.Invalid},
 		{"more checksums than data", KindReadDone, lengthen(4), fault.Invalid},
+		{"blocks without the first", KindReadBlocks, put8(32+4+8, 8), fault.Invalid},
+		{"blocks beyond any volume", KindReadBlocks, put32(32+4+4, 1<<31), fault.Invalid},
+		{"fewer blocks than data", KindWriteBlocks, put8(32+8+31, 0), fault.Invalid},
 		{"an extent of nothing", KindRead, put32(32+4+8, 0), fault.Invalid},
 		{"an extent beyond any volume", KindRead, put32(32+4+4, 1<<31), fault.Invalid},
 		{"an extent too long", KindZero, put32(32+8, ZeroBlocksMax+1), fault.Invalid},
@@ -459,5 +463,29 @@ func BenchmarkMessage(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+func TestBlocksAreTheRunsThatWereAdded(t *testing.T) {
+	for _, runs := range [][]block.Extent{
+		{{Start: 1000, Count: 1}},
+		{{Start: 1000, Count: 256}},
+		{{Start: 1000, Count: 2}, {Start: 1003, Count: 100}, {Start: 1255, Count: 1}},
+		{{Start: 0, Count: 1}, {Start: 63, Count: 2}, {Start: 128, Count: 64}},
+	} {
+		var b Blocks
+		count := uint64(0)
+		for _, e := range runs {
+			b.Add(e)
+			count += e.Count
+		}
+		var got []block.Extent
+		for e := b.Next(0); !e.Empty(); e = b.Next(e.End()) {
+			got = append(got, e)
+		}
+		last := runs[len(runs)-1]
+		if want := (block.Extent{Start: runs[0].Start, Count: uint64(last.End() - runs[0].Start)}); b.Span() != want || uint64(b.Count()) != count || !slices.Equal(got, runs) {
+			t.Errorf("runs %v are blocks %v, %d of them in %v", runs, got, b.Count(), b.Span())
+		}
 	}
 }

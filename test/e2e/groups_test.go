@@ -11,8 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"google.golang.org/protobuf/types/known/durationpb"
-
 	v1 "github.com/holdfast-io/holdfast/api/holdfast/v1"
 )
 
@@ -27,14 +25,11 @@ type groupRig struct {
 	failed  []string // why, each
 }
 
-// TestGroups has snapshots of volumes on two nodes taken together, while numbers are
-// written across them and processes are killed, and looks whether each is of one moment:
+// groupsAreOfOneMoment has snapshots of volumes on two nodes taken together, while numbers
+// are written across them and processes are killed, and looks whether each is of one moment:
 // what is in it of one volume is never later than what is in it of another.
-func TestGroups(t *testing.T) {
-	c := newCluster(t, 3)
-	seed := uint64(time.Now().UnixNano())
-	t.Logf("seed %d", seed)
-	g := &groupRig{c: c, random: rand.New(rand.NewPCG(seed, 0)), volumes: []string{"ga", "gb", "gc"}}
+func groupsAreOfOneMoment(t *testing.T, c *cluster, random *rand.Rand) {
+	g := &groupRig{c: c, random: random, volumes: []string{"ga", "gb", "gc"}}
 	var devices []string
 	for i, name := range g.volumes {
 		c.volume(name, 64<<20, 3)
@@ -53,6 +48,9 @@ func TestGroups(t *testing.T) {
 		if last, err := w.verify(t, devices, w.acked.Load()); err != nil || last > w.acked.Load()+1 {
 			t.Errorf("on the volumes themselves: %d, %v", last, err)
 		}
+	}
+	for _, name := range g.volumes {
+		c.remove(name)
 	}
 	t.Logf("%d of %d group snapshots were taken; the others failed:\n%s", g.taken, count, strings.Join(g.failed, "\n"))
 	if g.taken < count/3 {
@@ -131,7 +129,7 @@ func (g *groupRig) round(t *testing.T, i int) {
 func (g *groupRig) take(name string) (err error) {
 	g.c.await("group snapshot "+name+" is taken, or not", func(ctx context.Context) bool {
 		for _, n := range g.c.nodes[:2] {
-			_, err = n.api().Snapshots.CreateGroupSnapshot(ctx, &v1.CreateGroupSnapshotRequest{Volumes: g.volumes, Name: name, Wait: durationpb.New(patience)})
+			_, err = n.api().Snapshots.CreateGroupSnapshot(ctx, &v1.CreateGroupSnapshotRequest{Volumes: g.volumes, Name: name, Wait: wait()})
 			if err == nil || strings.Contains(err.Error(), "was not taken") {
 				return true
 			}
@@ -170,7 +168,7 @@ func (g *groupRig) clones(name string) []string {
 		if out, err := n.cli("snapshot", "clone", name+"-"+volume, clone); err != nil {
 			return fmt.Errorf("%w: %s", err, out)
 		}
-		a, err := n.api().Attachments.Attach(g.c.t.Context(), &v1.AttachRequest{Volume: clone, Node: n.name, Wait: durationpb.New(patience)})
+		a, err := n.api().Attachments.Attach(g.c.t.Context(), &v1.AttachRequest{Volume: clone, Node: n.name, Wait: wait()})
 		devices[i] = a.GetStatus().GetDevice()
 		return err
 	})

@@ -225,6 +225,8 @@ func TestRules(t *testing.T) {
 		w.verify(t, w.path)
 		c.detach("left")
 	})
+
+	c.during(t, "ClientsOfNBDUseAVolumeUntilItIsTakenFromThem", c.exports)
 }
 
 // daemonDown kills all of a node but its keeper, as a crash of the daemon would that

@@ -27,12 +27,13 @@ type AttachRequest struct {
 	Volume        string                 `protobuf:"bytes,1,opt,name=volume,proto3" json:"volume,omitempty"` // name or id
 	Node          string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`     // name or id; empty: the node that is asked
 	ReadOnly      bool                   `protobuf:"varint,3,opt,name=read_only,json=readOnly,proto3" json:"read_only,omitempty"`
-	Frontend      string                 `protobuf:"bytes,4,opt,name=frontend,proto3" json:"frontend,omitempty"`                    // auto (also when empty), fuse, ublk, nbd
+	Frontend      string                 `protobuf:"bytes,4,opt,name=frontend,proto3" json:"frontend,omitempty"`                    // auto (also when empty), fuse, ublk, nbd; export: for user-space clients, no device
 	MountPath     string                 `protobuf:"bytes,5,opt,name=mount_path,json=mountPath,proto3" json:"mount_path,omitempty"` // absolute; empty for no mount
 	MountOptions  []string               `protobuf:"bytes,6,rep,name=mount_options,json=mountOptions,proto3" json:"mount_options,omitempty"`
 	Snapshot      string                 `protobuf:"bytes,7,opt,name=snapshot,proto3" json:"snapshot,omitempty"` // name or id; show this snapshot, read-only, instead of the volume
 	Force         bool                   `protobuf:"varint,8,opt,name=force,proto3" json:"force,omitempty"`      // take it from the node that has it
 	Wait          *durationpb.Duration   `protobuf:"bytes,9,opt,name=wait,proto3" json:"wait,omitempty"`         // answer when the device (and the mount) is there, at most so much later; absent: at once
+	Export        *Export                `protobuf:"bytes,10,opt,name=export,proto3" json:"export,omitempty"`    // where clients find it; makes the frontend export
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -126,6 +127,13 @@ func (x *AttachRequest) GetForce() bool {
 func (x *AttachRequest) GetWait() *durationpb.Duration {
 	if x != nil {
 		return x.Wait
+	}
+	return nil
+}
+
+func (x *AttachRequest) GetExport() *Export {
+	if x != nil {
+		return x.Export
 	}
 	return nil
 }
@@ -670,7 +678,7 @@ var File_holdfast_v1_attachment_proto protoreflect.FileDescriptor
 
 const file_holdfast_v1_attachment_proto_rawDesc = "" +
 	"\n" +
-	"\x1choldfast/v1/attachment.proto\x12\vholdfast.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x19holdfast/v1/objects.proto\x1a\x17holdfast/v1/watch.proto\"\x99\x02\n" +
+	"\x1choldfast/v1/attachment.proto\x12\vholdfast.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x19holdfast/v1/objects.proto\x1a\x17holdfast/v1/watch.proto\"\xc6\x02\n" +
 	"\rAttachRequest\x12\x16\n" +
 	"\x06volume\x18\x01 \x01(\tR\x06volume\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x12\x1b\n" +
@@ -681,7 +689,9 @@ const file_holdfast_v1_attachment_proto_rawDesc = "" +
 	"\rmount_options\x18\x06 \x03(\tR\fmountOptions\x12\x1a\n" +
 	"\bsnapshot\x18\a \x01(\tR\bsnapshot\x12\x14\n" +
 	"\x05force\x18\b \x01(\bR\x05force\x12-\n" +
-	"\x04wait\x18\t \x01(\v2\x19.google.protobuf.DurationR\x04wait\"\x80\x01\n" +
+	"\x04wait\x18\t \x01(\v2\x19.google.protobuf.DurationR\x04wait\x12+\n" +
+	"\x06export\x18\n" +
+	" \x01(\v2\x13.holdfast.v1.ExportR\x06export\"\x80\x01\n" +
 	"\rDetachRequest\x12\x16\n" +
 	"\x06volume\x18\x01 \x01(\tR\x06volume\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x12\x14\n" +
@@ -753,40 +763,42 @@ var file_holdfast_v1_attachment_proto_goTypes = []any{
 	(*WatchAttachmentsRequest)(nil),  // 9: holdfast.v1.WatchAttachmentsRequest
 	(*WatchAttachmentsResponse)(nil), // 10: holdfast.v1.WatchAttachmentsResponse
 	(*durationpb.Duration)(nil),      // 11: google.protobuf.Duration
-	(AttachmentState)(0),             // 12: holdfast.v1.AttachmentState
-	(*Attachment)(nil),               // 13: holdfast.v1.Attachment
-	(Change)(0),                      // 14: holdfast.v1.Change
+	(*Export)(nil),                   // 12: holdfast.v1.Export
+	(AttachmentState)(0),             // 13: holdfast.v1.AttachmentState
+	(*Attachment)(nil),               // 14: holdfast.v1.Attachment
+	(Change)(0),                      // 15: holdfast.v1.Change
 }
 var file_holdfast_v1_attachment_proto_depIdxs = []int32{
 	11, // 0: holdfast.v1.AttachRequest.wait:type_name -> google.protobuf.Duration
-	11, // 1: holdfast.v1.DetachRequest.wait:type_name -> google.protobuf.Duration
-	11, // 2: holdfast.v1.MountRequest.wait:type_name -> google.protobuf.Duration
-	11, // 3: holdfast.v1.UnmountRequest.wait:type_name -> google.protobuf.Duration
-	12, // 4: holdfast.v1.ListAttachmentsRequest.state:type_name -> holdfast.v1.AttachmentState
-	13, // 5: holdfast.v1.ListAttachmentsResponse.attachments:type_name -> holdfast.v1.Attachment
-	14, // 6: holdfast.v1.WatchAttachmentsResponse.change:type_name -> holdfast.v1.Change
-	13, // 7: holdfast.v1.WatchAttachmentsResponse.attachment:type_name -> holdfast.v1.Attachment
-	0,  // 8: holdfast.v1.AttachmentService.Attach:input_type -> holdfast.v1.AttachRequest
-	1,  // 9: holdfast.v1.AttachmentService.Detach:input_type -> holdfast.v1.DetachRequest
-	3,  // 10: holdfast.v1.AttachmentService.Mount:input_type -> holdfast.v1.MountRequest
-	4,  // 11: holdfast.v1.AttachmentService.Unmount:input_type -> holdfast.v1.UnmountRequest
-	5,  // 12: holdfast.v1.AttachmentService.Abort:input_type -> holdfast.v1.AbortRequest
-	6,  // 13: holdfast.v1.AttachmentService.GetAttachment:input_type -> holdfast.v1.GetAttachmentRequest
-	7,  // 14: holdfast.v1.AttachmentService.ListAttachments:input_type -> holdfast.v1.ListAttachmentsRequest
-	9,  // 15: holdfast.v1.AttachmentService.WatchAttachments:input_type -> holdfast.v1.WatchAttachmentsRequest
-	13, // 16: holdfast.v1.AttachmentService.Attach:output_type -> holdfast.v1.Attachment
-	2,  // 17: holdfast.v1.AttachmentService.Detach:output_type -> holdfast.v1.DetachResponse
-	13, // 18: holdfast.v1.AttachmentService.Mount:output_type -> holdfast.v1.Attachment
-	13, // 19: holdfast.v1.AttachmentService.Unmount:output_type -> holdfast.v1.Attachment
-	13, // 20: holdfast.v1.AttachmentService.Abort:output_type -> holdfast.v1.Attachment
-	13, // 21: holdfast.v1.AttachmentService.GetAttachment:output_type -> holdfast.v1.Attachment
-	8,  // 22: holdfast.v1.AttachmentService.ListAttachments:output_type -> holdfast.v1.ListAttachmentsResponse
-	10, // 23: holdfast.v1.AttachmentService.WatchAttachments:output_type -> holdfast.v1.WatchAttachmentsResponse
-	16, // [16:24] is the sub-list for method output_type
-	8,  // [8:16] is the sub-list for method input_type
-	8,  // [8:8] is the sub-list for extension type_name
-	8,  // [8:8] is the sub-list for extension extendee
-	0,  // [0:8] is the sub-list for field type_name
+	12, // 1: holdfast.v1.AttachRequest.export:type_name -> holdfast.v1.Export
+	11, // 2: holdfast.v1.DetachRequest.wait:type_name -> google.protobuf.Duration
+	11, // 3: holdfast.v1.MountRequest.wait:type_name -> google.protobuf.Duration
+	11, // 4: holdfast.v1.UnmountRequest.wait:type_name -> google.protobuf.Duration
+	13, // 5: holdfast.v1.ListAttachmentsRequest.state:type_name -> holdfast.v1.AttachmentState
+	14, // 6: holdfast.v1.ListAttachmentsResponse.attachments:type_name -> holdfast.v1.Attachment
+	15, // 7: holdfast.v1.WatchAttachmentsResponse.change:type_name -> holdfast.v1.Change
+	14, // 8: holdfast.v1.WatchAttachmentsResponse.attachment:type_name -> holdfast.v1.Attachment
+	0,  // 9: holdfast.v1.AttachmentService.Attach:input_type -> holdfast.v1.AttachRequest
+	1,  // 10: holdfast.v1.AttachmentService.Detach:input_type -> holdfast.v1.DetachRequest
+	3,  // 11: holdfast.v1.AttachmentService.Mount:input_type -> holdfast.v1.MountRequest
+	4,  // 12: holdfast.v1.AttachmentService.Unmount:input_type -> holdfast.v1.UnmountRequest
+	5,  // 13: holdfast.v1.AttachmentService.Abort:input_type -> holdfast.v1.AbortRequest
+	6,  // 14: holdfast.v1.AttachmentService.GetAttachment:input_type -> holdfast.v1.GetAttachmentRequest
+	7,  // 15: holdfast.v1.AttachmentService.ListAttachments:input_type -> holdfast.v1.ListAttachmentsRequest
+	9,  // 16: holdfast.v1.AttachmentService.WatchAttachments:input_type -> holdfast.v1.WatchAttachmentsRequest
+	14, // 17: holdfast.v1.AttachmentService.Attach:output_type -> holdfast.v1.Attachment
+	2,  // 18: holdfast.v1.AttachmentService.Detach:output_type -> holdfast.v1.DetachResponse
+	14, // 19: holdfast.v1.AttachmentService.Mount:output_type -> holdfast.v1.Attachment
+	14, // 20: holdfast.v1.AttachmentService.Unmount:output_type -> holdfast.v1.Attachment
+	14, // 21: holdfast.v1.AttachmentService.Abort:output_type -> holdfast.v1.Attachment
+	14, // 22: holdfast.v1.AttachmentService.GetAttachment:output_type -> holdfast.v1.Attachment
+	8,  // 23: holdfast.v1.AttachmentService.ListAttachments:output_type -> holdfast.v1.ListAttachmentsResponse
+	10, // 24: holdfast.v1.AttachmentService.WatchAttachments:output_type -> holdfast.v1.WatchAttachmentsResponse
+	17, // [17:25] is the sub-list for method output_type
+	9,  // [9:17] is the sub-list for method input_type
+	9,  // [9:9] is the sub-list for extension type_name
+	9,  // [9:9] is the sub-list for extension extendee
+	0,  // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_holdfast_v1_attachment_proto_init() }

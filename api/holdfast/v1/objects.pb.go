@@ -1809,13 +1809,14 @@ type AttachmentSpec struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	NodeId        string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
 	ReadOnly      bool                   `protobuf:"varint,2,opt,name=read_only,json=readOnly,proto3" json:"read_only,omitempty"`
-	Frontend      string                 `protobuf:"bytes,3,opt,name=frontend,proto3" json:"frontend,omitempty"`                    // auto (also when empty), fuse, ublk, nbd, or none: only its head runs, for repair
+	Frontend      string                 `protobuf:"bytes,3,opt,name=frontend,proto3" json:"frontend,omitempty"`                    // auto (also when empty), fuse, ublk, nbd; export: no device, but what export says; or none: only its head runs, for repair
 	MountPath     string                 `protobuf:"bytes,4,opt,name=mount_path,json=mountPath,proto3" json:"mount_path,omitempty"` // where its filesystem is to be mounted; empty for no mount
 	MountOptions  []string               `protobuf:"bytes,5,rep,name=mount_options,json=mountOptions,proto3" json:"mount_options,omitempty"`
 	SnapshotId    string                 `protobuf:"bytes,6,opt,name=snapshot_id,json=snapshotId,proto3" json:"snapshot_id,omitempty"`     // shows this snapshot, read-only, instead of the volume
 	By            string                 `protobuf:"bytes,7,opt,name=by,proto3" json:"by,omitempty"`                                       // who asked, for people
 	ForceDetach   bool                   `protobuf:"varint,8,opt,name=force_detach,json=forceDetach,proto3" json:"force_detach,omitempty"` // it is to go although its node can't be asked; the volume's next epoch fences that node
 	Aborted       bool                   `protobuf:"varint,9,opt,name=aborted,proto3" json:"aborted,omitempty"`                            // I/O that waits fails now, and all that comes; detach to end it
+	Export        *Export                `protobuf:"bytes,10,opt,name=export,proto3" json:"export,omitempty"`                              // with frontend export
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1913,6 +1914,67 @@ func (x *AttachmentSpec) GetAborted() bool {
 	return false
 }
 
+func (x *AttachmentSpec) GetExport() *Export {
+	if x != nil {
+		return x.Export
+	}
+	return nil
+}
+
+// Export is where clients of the NBD protocol (QEMU, nbdcopy, libnbd) find a volume, under its
+// name. With neither it is a socket that the node chooses.
+type Export struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Socket        string                 `protobuf:"bytes,1,opt,name=socket,proto3" json:"socket,omitempty"` // absolute path of a Unix socket on the node, which only root can open
+	Listen        string                 `protobuf:"bytes,2,opt,name=listen,proto3" json:"listen,omitempty"` // IP:port, or :port at the node's own address, for TCP under TLS: both sides show certificates
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Export) Reset() {
+	*x = Export{}
+	mi := &file_holdfast_v1_objects_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Export) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Export) ProtoMessage() {}
+
+func (x *Export) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_objects_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Export.ProtoReflect.Descriptor instead.
+func (*Export) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *Export) GetSocket() string {
+	if x != nil {
+		return x.Socket
+	}
+	return ""
+}
+
+func (x *Export) GetListen() string {
+	if x != nil {
+		return x.Listen
+	}
+	return ""
+}
+
 type AttachmentStatus struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	NodeId        string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
@@ -1925,13 +1987,14 @@ type AttachmentStatus struct {
 	Conditions    []*Condition           `protobuf:"bytes,8,rep,name=conditions,proto3" json:"conditions,omitempty"`
 	Stats         *IOStats               `protobuf:"bytes,9,opt,name=stats,proto3" json:"stats,omitempty"`
 	SizeBytes     int64                  `protobuf:"varint,10,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"` // of the device, and of the filesystem that is mounted from it by Holdfast
+	Address       string                 `protobuf:"bytes,11,opt,name=address,proto3" json:"address,omitempty"`                       // of an export: nbd+unix:///db?socket=PATH, or nbds://HOST:PORT/db
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *AttachmentStatus) Reset() {
 	*x = AttachmentStatus{}
-	mi := &file_holdfast_v1_objects_proto_msgTypes[18]
+	mi := &file_holdfast_v1_objects_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1943,7 +2006,7 @@ func (x *AttachmentStatus) String() string {
 func (*AttachmentStatus) ProtoMessage() {}
 
 func (x *AttachmentStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_objects_proto_msgTypes[18]
+	mi := &file_holdfast_v1_objects_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1956,7 +2019,7 @@ func (x *AttachmentStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachmentStatus.ProtoReflect.Descriptor instead.
 func (*AttachmentStatus) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{18}
+	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *AttachmentStatus) GetNodeId() string {
@@ -2029,6 +2092,13 @@ func (x *AttachmentStatus) GetSizeBytes() int64 {
 	return 0
 }
 
+func (x *AttachmentStatus) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
 type IOStats struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	Reads          uint64                 `protobuf:"varint,1,opt,name=reads,proto3" json:"reads,omitempty"`
@@ -2045,7 +2115,7 @@ type IOStats struct {
 
 func (x *IOStats) Reset() {
 	*x = IOStats{}
-	mi := &file_holdfast_v1_objects_proto_msgTypes[19]
+	mi := &file_holdfast_v1_objects_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2057,7 +2127,7 @@ func (x *IOStats) String() string {
 func (*IOStats) ProtoMessage() {}
 
 func (x *IOStats) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_objects_proto_msgTypes[19]
+	mi := &file_holdfast_v1_objects_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2070,7 +2140,7 @@ func (x *IOStats) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IOStats.ProtoReflect.Descriptor instead.
 func (*IOStats) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{19}
+	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *IOStats) GetReads() uint64 {
@@ -2141,7 +2211,7 @@ type Snapshot struct {
 
 func (x *Snapshot) Reset() {
 	*x = Snapshot{}
-	mi := &file_holdfast_v1_objects_proto_msgTypes[20]
+	mi := &file_holdfast_v1_objects_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2153,7 +2223,7 @@ func (x *Snapshot) String() string {
 func (*Snapshot) ProtoMessage() {}
 
 func (x *Snapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_objects_proto_msgTypes[20]
+	mi := &file_holdfast_v1_objects_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2166,7 +2236,7 @@ func (x *Snapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Snapshot.ProtoReflect.Descriptor instead.
 func (*Snapshot) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{20}
+	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Snapshot) GetMeta() *Meta {
@@ -2205,7 +2275,7 @@ type SnapshotSpec struct {
 
 func (x *SnapshotSpec) Reset() {
 	*x = SnapshotSpec{}
-	mi := &file_holdfast_v1_objects_proto_msgTypes[21]
+	mi := &file_holdfast_v1_objects_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2217,7 +2287,7 @@ func (x *SnapshotSpec) String() string {
 func (*SnapshotSpec) ProtoMessage() {}
 
 func (x *SnapshotSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_objects_proto_msgTypes[21]
+	mi := &file_holdfast_v1_objects_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2230,7 +2300,7 @@ func (x *SnapshotSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotSpec.ProtoReflect.Descriptor instead.
 func (*SnapshotSpec) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{21}
+	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *SnapshotSpec) GetVolumeId() string {
@@ -2300,7 +2370,7 @@ type SnapshotStatus struct {
 
 func (x *SnapshotStatus) Reset() {
 	*x = SnapshotStatus{}
-	mi := &file_holdfast_v1_objects_proto_msgTypes[22]
+	mi := &file_holdfast_v1_objects_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2312,7 +2382,7 @@ func (x *SnapshotStatus) String() string {
 func (*SnapshotStatus) ProtoMessage() {}
 
 func (x *SnapshotStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_objects_proto_msgTypes[22]
+	mi := &file_holdfast_v1_objects_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2325,7 +2395,7 @@ func (x *SnapshotStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotStatus.ProtoReflect.Descriptor instead.
 func (*SnapshotStatus) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{22}
+	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *SnapshotStatus) GetReady() bool {
@@ -2411,7 +2481,7 @@ type SnapshotPolicy struct {
 
 func (x *SnapshotPolicy) Reset() {
 	*x = SnapshotPolicy{}
-	mi := &file_holdfast_v1_objects_proto_msgTypes[23]
+	mi := &file_holdfast_v1_objects_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2423,7 +2493,7 @@ func (x *SnapshotPolicy) String() string {
 func (*SnapshotPolicy) ProtoMessage() {}
 
 func (x *SnapshotPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_objects_proto_msgTypes[23]
+	mi := &file_holdfast_v1_objects_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2436,7 +2506,7 @@ func (x *SnapshotPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotPolicy.ProtoReflect.Descriptor instead.
 func (*SnapshotPolicy) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{23}
+	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *SnapshotPolicy) GetMeta() *Meta {
@@ -2473,7 +2543,7 @@ type SnapshotPolicySpec struct {
 
 func (x *SnapshotPolicySpec) Reset() {
 	*x = SnapshotPolicySpec{}
-	mi := &file_holdfast_v1_objects_proto_msgTypes[24]
+	mi := &file_holdfast_v1_objects_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2485,7 +2555,7 @@ func (x *SnapshotPolicySpec) String() string {
 func (*SnapshotPolicySpec) ProtoMessage() {}
 
 func (x *SnapshotPolicySpec) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_objects_proto_msgTypes[24]
+	mi := &file_holdfast_v1_objects_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2498,7 +2568,7 @@ func (x *SnapshotPolicySpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotPolicySpec.ProtoReflect.Descriptor instead.
 func (*SnapshotPolicySpec) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{24}
+	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *SnapshotPolicySpec) GetSchedules() []*SnapshotSchedule {
@@ -2548,7 +2618,7 @@ type SnapshotSchedule struct {
 
 func (x *SnapshotSchedule) Reset() {
 	*x = SnapshotSchedule{}
-	mi := &file_holdfast_v1_objects_proto_msgTypes[25]
+	mi := &file_holdfast_v1_objects_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2560,7 +2630,7 @@ func (x *SnapshotSchedule) String() string {
 func (*SnapshotSchedule) ProtoMessage() {}
 
 func (x *SnapshotSchedule) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_objects_proto_msgTypes[25]
+	mi := &file_holdfast_v1_objects_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2573,7 +2643,7 @@ func (x *SnapshotSchedule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotSchedule.ProtoReflect.Descriptor instead.
 func (*SnapshotSchedule) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{25}
+	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *SnapshotSchedule) GetKind() string {
@@ -2608,7 +2678,7 @@ type SnapshotPolicyStatus struct {
 
 func (x *SnapshotPolicyStatus) Reset() {
 	*x = SnapshotPolicyStatus{}
-	mi := &file_holdfast_v1_objects_proto_msgTypes[26]
+	mi := &file_holdfast_v1_objects_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2620,7 +2690,7 @@ func (x *SnapshotPolicyStatus) String() string {
 func (*SnapshotPolicyStatus) ProtoMessage() {}
 
 func (x *SnapshotPolicyStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_objects_proto_msgTypes[26]
+	mi := &file_holdfast_v1_objects_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2633,7 +2703,7 @@ func (x *SnapshotPolicyStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotPolicyStatus.ProtoReflect.Descriptor instead.
 func (*SnapshotPolicyStatus) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{26}
+	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *SnapshotPolicyStatus) GetVolumes() int32 {
@@ -2693,7 +2763,7 @@ type Operation struct {
 
 func (x *Operation) Reset() {
 	*x = Operation{}
-	mi := &file_holdfast_v1_objects_proto_msgTypes[27]
+	mi := &file_holdfast_v1_objects_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2705,7 +2775,7 @@ func (x *Operation) String() string {
 func (*Operation) ProtoMessage() {}
 
 func (x *Operation) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_objects_proto_msgTypes[27]
+	mi := &file_holdfast_v1_objects_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2718,7 +2788,7 @@ func (x *Operation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Operation.ProtoReflect.Descriptor instead.
 func (*Operation) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{27}
+	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Operation) GetId() string {
@@ -2844,7 +2914,7 @@ type Step struct {
 
 func (x *Step) Reset() {
 	*x = Step{}
-	mi := &file_holdfast_v1_objects_proto_msgTypes[28]
+	mi := &file_holdfast_v1_objects_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2856,7 +2926,7 @@ func (x *Step) String() string {
 func (*Step) ProtoMessage() {}
 
 func (x *Step) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_objects_proto_msgTypes[28]
+	mi := &file_holdfast_v1_objects_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2869,7 +2939,7 @@ func (x *Step) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Step.ProtoReflect.Descriptor instead.
 func (*Step) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{28}
+	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Step) GetVolumeId() string {
@@ -2952,7 +3022,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_holdfast_v1_objects_proto_msgTypes[29]
+	mi := &file_holdfast_v1_objects_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2964,7 +3034,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_objects_proto_msgTypes[29]
+	mi := &file_holdfast_v1_objects_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2977,7 +3047,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{29}
+	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Event) GetId() string {
@@ -3061,7 +3131,7 @@ type ClusterSettings struct {
 
 func (x *ClusterSettings) Reset() {
 	*x = ClusterSettings{}
-	mi := &file_holdfast_v1_objects_proto_msgTypes[30]
+	mi := &file_holdfast_v1_objects_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3073,7 +3143,7 @@ func (x *ClusterSettings) String() string {
 func (*ClusterSettings) ProtoMessage() {}
 
 func (x *ClusterSettings) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_objects_proto_msgTypes[30]
+	mi := &file_holdfast_v1_objects_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3086,7 +3156,7 @@ func (x *ClusterSettings) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterSettings.ProtoReflect.Descriptor instead.
 func (*ClusterSettings) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{30}
+	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ClusterSettings) GetRepairDelay() *durationpb.Duration {
@@ -3206,7 +3276,7 @@ type Cluster struct {
 
 func (x *Cluster) Reset() {
 	*x = Cluster{}
-	mi := &file_holdfast_v1_objects_proto_msgTypes[31]
+	mi := &file_holdfast_v1_objects_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3218,7 +3288,7 @@ func (x *Cluster) String() string {
 func (*Cluster) ProtoMessage() {}
 
 func (x *Cluster) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_objects_proto_msgTypes[31]
+	mi := &file_holdfast_v1_objects_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3231,7 +3301,7 @@ func (x *Cluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cluster.ProtoReflect.Descriptor instead.
 func (*Cluster) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{31}
+	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Cluster) GetMeta() *Meta {
@@ -3272,7 +3342,7 @@ type Token struct {
 
 func (x *Token) Reset() {
 	*x = Token{}
-	mi := &file_holdfast_v1_objects_proto_msgTypes[32]
+	mi := &file_holdfast_v1_objects_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3284,7 +3354,7 @@ func (x *Token) String() string {
 func (*Token) ProtoMessage() {}
 
 func (x *Token) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_objects_proto_msgTypes[32]
+	mi := &file_holdfast_v1_objects_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3297,7 +3367,7 @@ func (x *Token) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Token.ProtoReflect.Descriptor instead.
 func (*Token) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{32}
+	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Token) GetId() string {
@@ -3513,7 +3583,7 @@ const file_holdfast_v1_objects_proto_rawDesc = "" +
 	"\tvolume_id\x18\x01 \x01(\tR\bvolumeId\x12/\n" +
 	"\x04spec\x18\x02 \x01(\v2\x1b.holdfast.v1.AttachmentSpecR\x04spec\x125\n" +
 	"\x06status\x18\x03 \x01(\v2\x1d.holdfast.v1.AttachmentStatusR\x06status\x12\x1a\n" +
-	"\brevision\x18\x04 \x01(\x03R\brevision\"\x94\x02\n" +
+	"\brevision\x18\x04 \x01(\x03R\brevision\"\xc1\x02\n" +
 	"\x0eAttachmentSpec\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1b\n" +
 	"\tread_only\x18\x02 \x01(\bR\breadOnly\x12\x1a\n" +
@@ -3525,7 +3595,12 @@ const file_holdfast_v1_objects_proto_rawDesc = "" +
 	"snapshotId\x12\x0e\n" +
 	"\x02by\x18\a \x01(\tR\x02by\x12!\n" +
 	"\fforce_detach\x18\b \x01(\bR\vforceDetach\x12\x18\n" +
-	"\aaborted\x18\t \x01(\bR\aaborted\"\x83\x03\n" +
+	"\aaborted\x18\t \x01(\bR\aaborted\x12+\n" +
+	"\x06export\x18\n" +
+	" \x01(\v2\x13.holdfast.v1.ExportR\x06export\"8\n" +
+	"\x06Export\x12\x16\n" +
+	"\x06socket\x18\x01 \x01(\tR\x06socket\x12\x16\n" +
+	"\x06listen\x18\x02 \x01(\tR\x06listen\"\x9d\x03\n" +
 	"\x10AttachmentStatus\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x122\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x1c.holdfast.v1.AttachmentStateR\x05state\x12\x16\n" +
@@ -3541,7 +3616,8 @@ const file_holdfast_v1_objects_proto_rawDesc = "" +
 	"\x05stats\x18\t \x01(\v2\x14.holdfast.v1.IOStatsR\x05stats\x12\x1d\n" +
 	"\n" +
 	"size_bytes\x18\n" +
-	" \x01(\x03R\tsizeBytes\"\xf2\x01\n" +
+	" \x01(\x03R\tsizeBytes\x12\x18\n" +
+	"\aaddress\x18\v \x01(\tR\aaddress\"\xf2\x01\n" +
 	"\aIOStats\x12\x14\n" +
 	"\x05reads\x18\x01 \x01(\x04R\x05reads\x12\x16\n" +
 	"\x06writes\x18\x02 \x01(\x04R\x06writes\x12\x18\n" +
@@ -3736,7 +3812,7 @@ func file_holdfast_v1_objects_proto_rawDescGZIP() []byte {
 }
 
 var file_holdfast_v1_objects_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
-var file_holdfast_v1_objects_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
+var file_holdfast_v1_objects_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
 var file_holdfast_v1_objects_proto_goTypes = []any{
 	(NodeState)(0),                // 0: holdfast.v1.NodeState
 	(Health)(0),                   // 1: holdfast.v1.Health
@@ -3762,38 +3838,39 @@ var file_holdfast_v1_objects_proto_goTypes = []any{
 	(*Progress)(nil),              // 21: holdfast.v1.Progress
 	(*Attachment)(nil),            // 22: holdfast.v1.Attachment
 	(*AttachmentSpec)(nil),        // 23: holdfast.v1.AttachmentSpec
-	(*AttachmentStatus)(nil),      // 24: holdfast.v1.AttachmentStatus
-	(*IOStats)(nil),               // 25: holdfast.v1.IOStats
-	(*Snapshot)(nil),              // 26: holdfast.v1.Snapshot
-	(*SnapshotSpec)(nil),          // 27: holdfast.v1.SnapshotSpec
-	(*SnapshotStatus)(nil),        // 28: holdfast.v1.SnapshotStatus
-	(*SnapshotPolicy)(nil),        // 29: holdfast.v1.SnapshotPolicy
-	(*SnapshotPolicySpec)(nil),    // 30: holdfast.v1.SnapshotPolicySpec
-	(*SnapshotSchedule)(nil),      // 31: holdfast.v1.SnapshotSchedule
-	(*SnapshotPolicyStatus)(nil),  // 32: holdfast.v1.SnapshotPolicyStatus
-	(*Operation)(nil),             // 33: holdfast.v1.Operation
-	(*Step)(nil),                  // 34: holdfast.v1.Step
-	(*Event)(nil),                 // 35: holdfast.v1.Event
-	(*ClusterSettings)(nil),       // 36: holdfast.v1.ClusterSettings
-	(*Cluster)(nil),               // 37: holdfast.v1.Cluster
-	(*Token)(nil),                 // 38: holdfast.v1.Token
-	nil,                           // 39: holdfast.v1.Meta.LabelsEntry
-	nil,                           // 40: holdfast.v1.Placement.NodeLabelsEntry
-	nil,                           // 41: holdfast.v1.SnapshotPolicySpec.SelectorEntry
-	nil,                           // 42: holdfast.v1.Operation.ParametersEntry
-	(*timestamppb.Timestamp)(nil), // 43: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 44: google.protobuf.Duration
+	(*Export)(nil),                // 24: holdfast.v1.Export
+	(*AttachmentStatus)(nil),      // 25: holdfast.v1.AttachmentStatus
+	(*IOStats)(nil),               // 26: holdfast.v1.IOStats
+	(*Snapshot)(nil),              // 27: holdfast.v1.Snapshot
+	(*SnapshotSpec)(nil),          // 28: holdfast.v1.SnapshotSpec
+	(*SnapshotStatus)(nil),        // 29: holdfast.v1.SnapshotStatus
+	(*SnapshotPolicy)(nil),        // 30: holdfast.v1.SnapshotPolicy
+	(*SnapshotPolicySpec)(nil),    // 31: holdfast.v1.SnapshotPolicySpec
+	(*SnapshotSchedule)(nil),      // 32: holdfast.v1.SnapshotSchedule
+	(*SnapshotPolicyStatus)(nil),  // 33: holdfast.v1.SnapshotPolicyStatus
+	(*Operation)(nil),             // 34: holdfast.v1.Operation
+	(*Step)(nil),                  // 35: holdfast.v1.Step
+	(*Event)(nil),                 // 36: holdfast.v1.Event
+	(*ClusterSettings)(nil),       // 37: holdfast.v1.ClusterSettings
+	(*Cluster)(nil),               // 38: holdfast.v1.Cluster
+	(*Token)(nil),                 // 39: holdfast.v1.Token
+	nil,                           // 40: holdfast.v1.Meta.LabelsEntry
+	nil,                           // 41: holdfast.v1.Placement.NodeLabelsEntry
+	nil,                           // 42: holdfast.v1.SnapshotPolicySpec.SelectorEntry
+	nil,                           // 43: holdfast.v1.Operation.ParametersEntry
+	(*timestamppb.Timestamp)(nil), // 44: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 45: google.protobuf.Duration
 }
 var file_holdfast_v1_objects_proto_depIdxs = []int32{
-	39, // 0: holdfast.v1.Meta.labels:type_name -> holdfast.v1.Meta.LabelsEntry
-	43, // 1: holdfast.v1.Meta.created:type_name -> google.protobuf.Timestamp
-	43, // 2: holdfast.v1.Condition.since:type_name -> google.protobuf.Timestamp
+	40, // 0: holdfast.v1.Meta.labels:type_name -> holdfast.v1.Meta.LabelsEntry
+	44, // 1: holdfast.v1.Meta.created:type_name -> google.protobuf.Timestamp
+	44, // 2: holdfast.v1.Condition.since:type_name -> google.protobuf.Timestamp
 	6,  // 3: holdfast.v1.Node.meta:type_name -> holdfast.v1.Meta
 	9,  // 4: holdfast.v1.Node.spec:type_name -> holdfast.v1.NodeSpec
 	10, // 5: holdfast.v1.Node.status:type_name -> holdfast.v1.NodeStatus
 	0,  // 6: holdfast.v1.NodeStatus.state:type_name -> holdfast.v1.NodeState
 	7,  // 7: holdfast.v1.NodeStatus.conditions:type_name -> holdfast.v1.Condition
-	43, // 8: holdfast.v1.NodeStatus.seen:type_name -> google.protobuf.Timestamp
+	44, // 8: holdfast.v1.NodeStatus.seen:type_name -> google.protobuf.Timestamp
 	6,  // 9: holdfast.v1.Pool.meta:type_name -> holdfast.v1.Meta
 	12, // 10: holdfast.v1.Pool.spec:type_name -> holdfast.v1.PoolSpec
 	13, // 11: holdfast.v1.Pool.status:type_name -> holdfast.v1.PoolStatus
@@ -3803,58 +3880,59 @@ var file_holdfast_v1_objects_proto_depIdxs = []int32{
 	19, // 15: holdfast.v1.Volume.status:type_name -> holdfast.v1.VolumeStatus
 	17, // 16: holdfast.v1.VolumeSpec.placement:type_name -> holdfast.v1.Placement
 	18, // 17: holdfast.v1.VolumeSpec.limits:type_name -> holdfast.v1.Limits
-	43, // 18: holdfast.v1.VolumeSpec.deleted:type_name -> google.protobuf.Timestamp
+	44, // 18: holdfast.v1.VolumeSpec.deleted:type_name -> google.protobuf.Timestamp
 	16, // 19: holdfast.v1.VolumeSpec.accepted_loss:type_name -> holdfast.v1.AcceptedLoss
-	43, // 20: holdfast.v1.AcceptedLoss.at:type_name -> google.protobuf.Timestamp
-	40, // 21: holdfast.v1.Placement.node_labels:type_name -> holdfast.v1.Placement.NodeLabelsEntry
+	44, // 20: holdfast.v1.AcceptedLoss.at:type_name -> google.protobuf.Timestamp
+	41, // 21: holdfast.v1.Placement.node_labels:type_name -> holdfast.v1.Placement.NodeLabelsEntry
 	1,  // 22: holdfast.v1.VolumeStatus.health:type_name -> holdfast.v1.Health
 	20, // 23: holdfast.v1.VolumeStatus.replicas:type_name -> holdfast.v1.ReplicaStatus
-	24, // 24: holdfast.v1.VolumeStatus.attachment:type_name -> holdfast.v1.AttachmentStatus
+	25, // 24: holdfast.v1.VolumeStatus.attachment:type_name -> holdfast.v1.AttachmentStatus
 	7,  // 25: holdfast.v1.VolumeStatus.conditions:type_name -> holdfast.v1.Condition
 	2,  // 26: holdfast.v1.ReplicaStatus.state:type_name -> holdfast.v1.ReplicaState
 	21, // 27: holdfast.v1.ReplicaStatus.progress:type_name -> holdfast.v1.Progress
-	44, // 28: holdfast.v1.Progress.left:type_name -> google.protobuf.Duration
+	45, // 28: holdfast.v1.Progress.left:type_name -> google.protobuf.Duration
 	23, // 29: holdfast.v1.Attachment.spec:type_name -> holdfast.v1.AttachmentSpec
-	24, // 30: holdfast.v1.Attachment.status:type_name -> holdfast.v1.AttachmentStatus
-	3,  // 31: holdfast.v1.AttachmentStatus.state:type_name -> holdfast.v1.AttachmentState
-	20, // 32: holdfast.v1.AttachmentStatus.replicas:type_name -> holdfast.v1.ReplicaStatus
-	7,  // 33: holdfast.v1.AttachmentStatus.conditions:type_name -> holdfast.v1.Condition
-	25, // 34: holdfast.v1.AttachmentStatus.stats:type_name -> holdfast.v1.IOStats
-	6,  // 35: holdfast.v1.Snapshot.meta:type_name -> holdfast.v1.Meta
-	27, // 36: holdfast.v1.Snapshot.spec:type_name -> holdfast.v1.SnapshotSpec
-	28, // 37: holdfast.v1.Snapshot.status:type_name -> holdfast.v1.SnapshotStatus
-	43, // 38: holdfast.v1.SnapshotSpec.due:type_name -> google.protobuf.Timestamp
-	43, // 39: holdfast.v1.SnapshotStatus.taken:type_name -> google.protobuf.Timestamp
-	6,  // 40: holdfast.v1.SnapshotPolicy.meta:type_name -> holdfast.v1.Meta
-	30, // 41: holdfast.v1.SnapshotPolicy.spec:type_name -> holdfast.v1.SnapshotPolicySpec
-	32, // 42: holdfast.v1.SnapshotPolicy.status:type_name -> holdfast.v1.SnapshotPolicyStatus
-	31, // 43: holdfast.v1.SnapshotPolicySpec.schedules:type_name -> holdfast.v1.SnapshotSchedule
-	41, // 44: holdfast.v1.SnapshotPolicySpec.selector:type_name -> holdfast.v1.SnapshotPolicySpec.SelectorEntry
-	43, // 45: holdfast.v1.SnapshotPolicyStatus.next:type_name -> google.protobuf.Timestamp
-	7,  // 46: holdfast.v1.SnapshotPolicyStatus.conditions:type_name -> holdfast.v1.Condition
-	21, // 47: holdfast.v1.Operation.progress:type_name -> holdfast.v1.Progress
-	43, // 48: holdfast.v1.Operation.created:type_name -> google.protobuf.Timestamp
-	43, // 49: holdfast.v1.Operation.ended:type_name -> google.protobuf.Timestamp
-	42, // 50: holdfast.v1.Operation.parameters:type_name -> holdfast.v1.Operation.ParametersEntry
-	34, // 51: holdfast.v1.Operation.steps:type_name -> holdfast.v1.Step
-	43, // 52: holdfast.v1.Event.time:type_name -> google.protobuf.Timestamp
-	44, // 53: holdfast.v1.ClusterSettings.repair_delay:type_name -> google.protobuf.Duration
-	44, // 54: holdfast.v1.ClusterSettings.trash_keep:type_name -> google.protobuf.Duration
-	44, // 55: holdfast.v1.ClusterSettings.orphan_grace:type_name -> google.protobuf.Duration
-	44, // 56: holdfast.v1.ClusterSettings.events_keep:type_name -> google.protobuf.Duration
-	44, // 57: holdfast.v1.ClusterSettings.operations_keep:type_name -> google.protobuf.Duration
-	6,  // 58: holdfast.v1.Cluster.meta:type_name -> holdfast.v1.Meta
-	36, // 59: holdfast.v1.Cluster.settings:type_name -> holdfast.v1.ClusterSettings
-	36, // 60: holdfast.v1.Cluster.defaults:type_name -> holdfast.v1.ClusterSettings
-	5,  // 61: holdfast.v1.Token.kind:type_name -> holdfast.v1.TokenKind
-	4,  // 62: holdfast.v1.Token.role:type_name -> holdfast.v1.Role
-	43, // 63: holdfast.v1.Token.created:type_name -> google.protobuf.Timestamp
-	43, // 64: holdfast.v1.Token.expires:type_name -> google.protobuf.Timestamp
-	65, // [65:65] is the sub-list for method output_type
-	65, // [65:65] is the sub-list for method input_type
-	65, // [65:65] is the sub-list for extension type_name
-	65, // [65:65] is the sub-list for extension extendee
-	0,  // [0:65] is the sub-list for field type_name
+	25, // 30: holdfast.v1.Attachment.status:type_name -> holdfast.v1.AttachmentStatus
+	24, // 31: holdfast.v1.AttachmentSpec.export:type_name -> holdfast.v1.Export
+	3,  // 32: holdfast.v1.AttachmentStatus.state:type_name -> holdfast.v1.AttachmentState
+	20, // 33: holdfast.v1.AttachmentStatus.replicas:type_name -> holdfast.v1.ReplicaStatus
+	7,  // 34: holdfast.v1.AttachmentStatus.conditions:type_name -> holdfast.v1.Condition
+	26, // 35: holdfast.v1.AttachmentStatus.stats:type_name -> holdfast.v1.IOStats
+	6,  // 36: holdfast.v1.Snapshot.meta:type_name -> holdfast.v1.Meta
+	28, // 37: holdfast.v1.Snapshot.spec:type_name -> holdfast.v1.SnapshotSpec
+	29, // 38: holdfast.v1.Snapshot.status:type_name -> holdfast.v1.SnapshotStatus
+	44, // 39: holdfast.v1.SnapshotSpec.due:type_name -> google.protobuf.Timestamp
+	44, // 40: holdfast.v1.SnapshotStatus.taken:type_name -> google.protobuf.Timestamp
+	6,  // 41: holdfast.v1.SnapshotPolicy.meta:type_name -> holdfast.v1.Meta
+	31, // 42: holdfast.v1.SnapshotPolicy.spec:type_name -> holdfast.v1.SnapshotPolicySpec
+	33, // 43: holdfast.v1.SnapshotPolicy.status:type_name -> holdfast.v1.SnapshotPolicyStatus
+	32, // 44: holdfast.v1.SnapshotPolicySpec.schedules:type_name -> holdfast.v1.SnapshotSchedule
+	42, // 45: holdfast.v1.SnapshotPolicySpec.selector:type_name -> holdfast.v1.SnapshotPolicySpec.SelectorEntry
+	44, // 46: holdfast.v1.SnapshotPolicyStatus.next:type_name -> google.protobuf.Timestamp
+	7,  // 47: holdfast.v1.SnapshotPolicyStatus.conditions:type_name -> holdfast.v1.Condition
+	21, // 48: holdfast.v1.Operation.progress:type_name -> holdfast.v1.Progress
+	44, // 49: holdfast.v1.Operation.created:type_name -> google.protobuf.Timestamp
+	44, // 50: holdfast.v1.Operation.ended:type_name -> google.protobuf.Timestamp
+	43, // 51: holdfast.v1.Operation.parameters:type_name -> holdfast.v1.Operation.ParametersEntry
+	35, // 52: holdfast.v1.Operation.steps:type_name -> holdfast.v1.Step
+	44, // 53: holdfast.v1.Event.time:type_name -> google.protobuf.Timestamp
+	45, // 54: holdfast.v1.ClusterSettings.repair_delay:type_name -> google.protobuf.Duration
+	45, // 55: holdfast.v1.ClusterSettings.trash_keep:type_name -> google.protobuf.Duration
+	45, // 56: holdfast.v1.ClusterSettings.orphan_grace:type_name -> google.protobuf.Duration
+	45, // 57: holdfast.v1.ClusterSettings.events_keep:type_name -> google.protobuf.Duration
+	45, // 58: holdfast.v1.ClusterSettings.operations_keep:type_name -> google.protobuf.Duration
+	6,  // 59: holdfast.v1.Cluster.meta:type_name -> holdfast.v1.Meta
+	37, // 60: holdfast.v1.Cluster.settings:type_name -> holdfast.v1.ClusterSettings
+	37, // 61: holdfast.v1.Cluster.defaults:type_name -> holdfast.v1.ClusterSettings
+	5,  // 62: holdfast.v1.Token.kind:type_name -> holdfast.v1.TokenKind
+	4,  // 63: holdfast.v1.Token.role:type_name -> holdfast.v1.Role
+	44, // 64: holdfast.v1.Token.created:type_name -> google.protobuf.Timestamp
+	44, // 65: holdfast.v1.Token.expires:type_name -> google.protobuf.Timestamp
+	66, // [66:66] is the sub-list for method output_type
+	66, // [66:66] is the sub-list for method input_type
+	66, // [66:66] is the sub-list for extension type_name
+	66, // [66:66] is the sub-list for extension extendee
+	0,  // [0:66] is the sub-list for field type_name
 }
 
 func init() { file_holdfast_v1_objects_proto_init() }
@@ -3862,14 +3940,14 @@ func file_holdfast_v1_objects_proto_init() {
 	if File_holdfast_v1_objects_proto != nil {
 		return
 	}
-	file_holdfast_v1_objects_proto_msgTypes[30].OneofWrappers = []any{}
+	file_holdfast_v1_objects_proto_msgTypes[31].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_holdfast_v1_objects_proto_rawDesc), len(file_holdfast_v1_objects_proto_rawDesc)),
 			NumEnums:      6,
-			NumMessages:   37,
+			NumMessages:   38,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -1,5 +1,7 @@
 // Package frontend chooses how a volume becomes a block device, by what the kernel
-// offers, and says which devices a data process that starts is to go on with.
+// offers, and says which devices a data process that starts is to go on with. Exports,
+// which are for clients of the NBD protocol and no devices, are made only where they are
+// asked for by name, and end with their process.
 package frontend
 
 import (
@@ -12,13 +14,14 @@ import (
 	"github.com/holdfast-io/holdfast/internal/attach/errand"
 	"github.com/holdfast-io/holdfast/internal/attach/fuse"
 	"github.com/holdfast-io/holdfast/internal/attach/keeper"
+	"github.com/holdfast-io/holdfast/internal/attach/nbd"
 	"github.com/holdfast-io/holdfast/internal/attach/nbdclient"
 	"github.com/holdfast-io/holdfast/internal/attach/ublk"
 	"github.com/holdfast-io/holdfast/internal/block"
 	"github.com/holdfast-io/holdfast/internal/fault"
 )
 
-// Kind is a kind of front end that makes block devices.
+// Kind is a kind of front end.
 type Kind string
 
 // The kinds, and the empty one, which leaves the choice to us.
@@ -27,9 +30,12 @@ const (
 	FUSE Kind = "fuse" // any kernel since 5.8; restarts are hardly felt, and devices grow
 	Ublk Kind = "ublk" // 6.4 and later with the module; devices can't grow while they are attached
 	NBD  Kind = "nbd"  // the kernel's client; restarts are felt for seconds, all errors are EIO
+
+	Export Kind = "export" // no device: clients of the NBD protocol connect to this process
 )
 
-// order is that in which kinds are tried: the one that can most comes first.
+// order is that in which kinds are tried: the one that can most comes first. What is
+// no device is not among them.
 var order = []Kind{FUSE, Ublk, NBD}
 
 // Parse reads what a user says: a kind, or "auto".
@@ -37,10 +43,10 @@ func Parse(s string) (Kind, error) {
 	if s == "auto" || s == "" {
 		return Auto, nil
 	}
-	if k := Kind(s); slices.Contains(order, k) {
+	if k := Kind(s); k == Export || slices.Contains(order, k) {
 		return k, nil
 	}
-	return Auto, fault.Errorf("frontend.Parse", fault.Invalid, "front end %q: use auto, fuse, ublk or nbd", s)
+	return Auto, fault.Errorf("frontend.Parse", fault.Invalid, "front end %q: use auto, fuse, ublk, nbd or export", s)
 }
 
 // Available returns nil, or why this machine has no front end of the kind.
@@ -52,6 +58,8 @@ func Available(k Kind) error {
 		return ublk.Available()
 	case NBD:
 		return nbdclient.Available()
+	case Export:
+		return nil
 	}
 	return fault.Errorf("frontend.Available", fault.Invalid, "front end %q", k)
 }
@@ -81,6 +89,7 @@ func first(available func(Kind) error) (Kind, error) {
 type Config struct {
 	Keeper *keeper.Client
 	Errand errand.Command
+	Server *nbd.Server // that exports, for an Export
 }
 
 // New returns a front end of a kind that Choose or Left returned, not started.
@@ -92,6 +101,8 @@ func New(k Kind, o attach.Options, c Config) (attach.Frontend, error) {
 		return ublk.New(o, ublk.Config{Keeper: c.Keeper, Errand: c.Errand})
 	case NBD:
 		return nbdclient.New(o, nbdclient.Config{Keeper: c.Keeper, Errand: c.Errand})
+	case Export:
+		return nbd.New(o, c.Server)
 	}
 	return nil, fault.Errorf("frontend.New", fault.Invalid, "front end %q", k)
 }

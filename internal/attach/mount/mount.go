@@ -39,7 +39,7 @@ const (
 type Options struct {
 	Kind     Kind     // "" is what is on the device
 	ReadOnly bool     //
-	Flags    []string // as mount -o takes them, such as noatime, discard, nouuid
+	Flags    []string // as mount -o takes them, such as noatime, discard
 }
 
 // Mount mounts a device at dir, which is made if it is missing. If it is mounted there
@@ -69,6 +69,9 @@ func Mount(ctx context.Context, device, dir string, o Options) error {
 	flags := slices.Clone(o.Flags)
 	if o.ReadOnly {
 		flags = append(flags, "ro")
+	}
+	if found.Kind == XFS {
+		flags = append(flags, "nouuid") // or it is refused beside its clone, its snapshot, and a mount of it whose device is dead
 	}
 	args := []string{"-t", string(found.Kind)}
 	if len(flags) > 0 {

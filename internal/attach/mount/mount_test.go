@@ -85,6 +85,21 @@ func both(t *testing.T, test func(t *testing.T, kind Kind)) {
 	}
 }
 
+// A volume and its clone are mounted on one node, though both filesystems have one UUID.
+func TestACloneIsMountedBesideItsSource(t *testing.T) {
+	both(t, func(t *testing.T, kind Kind) {
+		ctx, source, clone := t.Context(), newDisk(t, diskSize), newDisk(t, diskSize)
+		must(t, Make(ctx, source.device, MakeOptions{Kind: kind}))
+		shell(t, "dd", "if="+source.device, "of="+clone.device, "bs=4M", "iflag=direct", "oflag=direct", "status=none")
+		for _, d := range []*disk{source, clone} {
+			must(t, Mount(ctx, d.device, d.dir, Options{}))
+		}
+		for _, d := range []*disk{source, clone} {
+			must(t, Unmount(ctx, d.dir))
+		}
+	})
+}
+
 // The life of a filesystem, every step of it done twice.
 func TestEveryStepCanBeRepeated(t *testing.T) {
 	both(t, func(t *testing.T, kind Kind) {

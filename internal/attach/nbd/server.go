@@ -61,8 +61,8 @@ func Listen(path string) (net.Listener, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return fail(err)
 	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fail(err)
+	if err := removeSocket(path); err != nil {
+		return nil, err
 	}
 	mask := unix.Umask(0o077)
 	l, err := net.Listen("unix", path)
@@ -71,6 +71,23 @@ func Listen(path string) (net.Listener, error) {
 		return fail(err)
 	}
 	return l, nil
+}
+
+// removeSocket removes a socket that a dead process has left, and nothing else.
+func removeSocket(path string) error {
+	info, err := os.Lstat(path)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return nil
+	case err == nil && info.Mode().Type() != os.ModeSocket:
+		return fault.WithCure(fault.Errorf("nbd.Listen", fault.Exists, "%s is there, and no socket", path), "choose another path")
+	case err == nil:
+		err = os.Remove(path)
+	}
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fault.Errorf("nbd.Listen", fault.KindOf(err), "%w", err)
+	}
+	return nil
 }
 
 // Serve takes clients from l, until l or the server is closed. With a config, clients

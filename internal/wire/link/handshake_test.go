@@ -30,7 +30,7 @@ func TestBothEndsKnowEachOther(t *testing.T) {
 			if p := a.Peer(); p.Node != node(2) || p.Features != 3 || p.Lowest != wire.Lowest || p.Highest != wire.Highest {
 				t.Errorf("who dialed knows %+v", p)
 			}
-			if a.Version() != wire.V1 || b.Version() != wire.V1 {
+			if a.Version() != wire.Highest || b.Version() != wire.Highest {
 				t.Errorf("versions %d and %d", a.Version(), b.Version())
 			}
 			if a.Err() != nil || b.Err() != nil {

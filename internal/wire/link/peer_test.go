@@ -121,7 +121,7 @@ func TestPeerThatBreaksTheRulesIsToldSo(t *testing.T) {
 		{"too much data", sums(change(head(write), 7, 2)), fault.Invalid, true},
 		{"data where none belongs", sums(change(head(&wire.Flush{}), 6, 1)), fault.Invalid, true},
 		{"meta of 64 KiB", append(change(change(head(&wire.Ping{}), 4, 0xff), 5, 0xff), make([]byte, 1<<16)...), fault.Corrupt, true},
-		{"a second Hello", head(&wire.Hello{Lowest: 1, Highest: 1, Incarnation: 1}), fault.Invalid, true},
+		{"a second Hello", head(&wire.Hello{Lowest: wire.Lowest, Highest: wire.Highest, Incarnation: 1}), fault.Invalid, true},
 		{"zeros", make([]byte, 1<<20), fault.Unsupported, true},
 		{"a frame cut in its header", head(&wire.Flush{})[:20], fault.Unavailable, false},
 		{"a frame cut in its meta", head(write)[:40], fault.Unavailable, false},
@@ -202,7 +202,7 @@ func impostor(t *testing.T, o link.Options) (*link.Conn, net.Conn) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = raw.Close() })
-	hello := wire.Hello{Lowest: 1, Highest: 1, Cluster: cluster(1), Node: node(1), Incarnation: 1}
+	hello := wire.Hello{Lowest: wire.Lowest, Highest: wire.Highest, Cluster: cluster(1), Node: node(1), Incarnation: 1}
 	head, err := wire.Append(nil, wire.Tag{}, &hello)
 	if err != nil {
 		t.Fatal(err)

@@ -1,0 +1,226 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	v1 "github.com/holdfast-io/holdfast/api/holdfast/v1"
+)
+
+// TestSnapshots does with points in time what users do, on volumes that are attached and
+// busy, while processes and nodes die.
+func TestSnapshots(t *testing.T) {
+	c := newCluster(t, 3)
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+	random := rand.New(rand.NewPCG(seed, 0))
+	for _, part := range []struct {
+		name string
+		test func(t *testing.T, c *cluster, random *rand.Rand)
+	}{
+		{"OfGroupsAreOfOneMoment", groupsAreOfOneMoment},
+		{"ChangedBlocksAreThoseThatAComparisonFinds", changedBlocks},
+		{"ARestoreSurvivesKillsAndKeepsWhatWas", restores},
+	} {
+		c.during(t, part.name, func(t *testing.T) { part.test(t, c, random) })
+	}
+}
+
+// changedBlocks compares what the API lists with what was written, for a volume whose only
+// replica is on another node than its device, through every node.
+func changedBlocks(t *testing.T, c *cluster, random *rand.Rand) {
+	const size = 40 << 20
+	c.nodes[0].mustCLI("volume", "create", "cb", "--size", fmt.Sprint(size), "--repl", "1", "--nodes", "n2", "--fs", "none")
+	device := c.nodes[0].attach("cb")
+	now := newImage(size)
+	stamp := uint64(0)
+	var names []string
+	var images []image // at each snapshot
+	touched := []map[int]bool{{}}
+	for i := range 5 {
+		for range random.IntN(12) + 1 {
+			at := random.IntN(len(now))
+			count := min(random.IntN(64)+1, len(now)-at)
+			if stamp++; random.IntN(4) == 0 {
+				now.discard(t, device, at, count)
+			} else {
+				now.write(t, device, at, count, stamp)
+			}
+			for b := at; b < at+count; b++ {
+				touched[i][b] = true
+			}
+		}
+		if i < 4 {
+			names = append(names, fmt.Sprint("cb-", i))
+			c.nodes[i%3].mustCLI("snapshot", "create", "cb", names[i])
+			images, touched = append(images, now.clone()), append(touched, map[int]bool{})
+		}
+	}
+	none := newImage(size)
+	for to := range names {
+		for from := -1; from < to; from++ {
+			base, was := "", none
+			if from >= 0 {
+				base, was = names[from], images[from]
+			}
+			n := c.nodes[random.IntN(3)]
+			listed := n.changed(t, names[to], base, int32(random.IntN(4)+1))
+			compare(t, fmt.Sprintf("%s since %q, asked at %s", names[to], base, n.name), was, images[to], listed, touched[from+1:to+1])
+		}
+	}
+	for _, n := range c.nodes {
+		out, err := n.api().Snapshots.RestoreSnapshot(t.Context(), &v1.RestoreSnapshotRequest{Volume: "cb", Snapshot: names[1], Preview: true})
+		must(t, err)
+		least, most := int64(0), int64(0)
+		for b := range now {
+			if now[b] != images[1][b] {
+				least += blockSize
+			}
+			if touched[2][b] || touched[3][b] || touched[4][b] {
+				most += blockSize
+			}
+		}
+		if out.ChangedBytes < least || out.ChangedBytes > most {
+			t.Errorf("at %s the preview says that %d bytes would change; they are %d, and at most %d were written", n.name, out.ChangedBytes, least, most)
+		}
+	}
+	c.remove("cb")
+}
+
+// changed lists the blocks that differ, page by page.
+func (n *node) changed(t *testing.T, snapshot, base string, page int32) map[int]bool {
+	t.Helper()
+	listed := map[int]bool{}
+	end := int64(0)
+	for q := (&v1.ListChangedBlocksRequest{Snapshot: snapshot, Base: base, RangesMax: page}); ; {
+		out, err := n.api().Snapshots.ListChangedBlocks(t.Context(), q)
+		must(t, err)
+		if len(out.Ranges) > int(page) {
+			t.Errorf("%d ranges, where %d were asked for", len(out.Ranges), page)
+		}
+		for _, r := range out.Ranges {
+			if r.Offset < end || r.Length <= 0 || r.Offset%blockSize != 0 || r.Length%blockSize != 0 {
+				t.Errorf("the range %v comes after one that ended at %d", r, end)
+			}
+			end = r.Offset + r.Length
+			for b := r.Offset / blockSize; b < end/blockSize; b++ {
+				listed[int(b)] = true
+			}
+		}
+		if q.Offset = out.NextOffset; q.Offset == 0 {
+			return listed
+		}
+	}
+}
+
+// compare checks a list against a comparison, block by block. It may have blocks that were
+// written with what they held.
+func compare(t *testing.T, what string, was, is image, listed map[int]bool, touched []map[int]bool) {
+	t.Helper()
+	for b := range is {
+		written := false
+		for _, m := range touched {
+			written = written || m[b]
+		}
+		switch {
+		case was[b] != is[b] && !listed[b]:
+			t.Fatalf("%s: block %d differs, and is not listed", what, b)
+		case listed[b] && !written:
+			t.Fatalf("%s: block %d is listed, and nobody wrote there", what, b)
+		}
+	}
+}
+
+// remove takes a volume away for good, with its snapshots.
+func (c *cluster) remove(volume string) {
+	c.t.Helper()
+	n := c.nodes[1]
+	n.mustCLI("volume", "detach", volume)
+	n.mustCLI("volume", "delete", volume)
+	n.mustCLI("volume", "purge", volume)
+}
+
+// restores gives a volume an earlier content again while the process that does it, or the
+// whole node, is killed: in the end it has that content, on every replica, and what it had
+// is in the safety snapshot.
+func restores(t *testing.T, c *cluster, random *rand.Rand) {
+	const size = 64 << 20
+	c.volume("rs", size, 3)
+	device := c.nodes[0].attach("rs")
+	now := newImage(size)
+	fill := func(count int, stamp uint64) {
+		for range count {
+			at := random.IntN(len(now) - 256)
+			now.write(t, device, at, random.IntN(255)+1, stamp)
+		}
+	}
+	fill(60, 1)
+	for i := range rounds(1, 20) {
+		name := fmt.Sprint("rs-", i)
+		c.nodes[1].mustCLI("snapshot", "create", "rs", name)
+		before := now.clone()
+		fill(60, uint64(i+2))
+		c.detach("rs")
+		safety := name + "-safety"
+		out, err := c.nodes[1].api().Snapshots.RestoreSnapshot(t.Context(), &v1.RestoreSnapshotRequest{Volume: "rs", Snapshot: name, SafetyName: safety})
+		must(t, err)
+		var killed string
+		c.await("the restore has begun, or is over", func(ctx context.Context) bool {
+			a, err := c.nodes[1].api().Volumes.GetVolume(ctx, &v1.GetVolumeRequest{Volume: "rs"})
+			s, snapErr := c.nodes[1].api().Snapshots.GetSnapshot(ctx, &v1.GetSnapshotRequest{Snapshot: safety})
+			if err != nil || snapErr != nil || !s.Status.Ready {
+				return false
+			}
+			killed = a.Status.GetAttachment().GetNodeId()
+			return true
+		})
+		victim := c.nodes[random.IntN(3)]
+		for _, n := range c.nodes {
+			if got, err := c.nodes[1].api().Nodes.GetNode(t.Context(), &v1.GetNodeRequest{Node: n.name}); err == nil && got.Meta.Id == killed {
+				victim = n
+			}
+		}
+		if random.IntN(2) == 0 {
+			victim.restarts("data", victim.kill)
+		} else {
+			victim.crash()
+			victim.start()
+		}
+		c.awaitNodes()
+		c.await("the restore is over", func(ctx context.Context) bool {
+			o, err := c.nodes[1].api().Operations.GetOperation(ctx, &v1.GetOperationRequest{Id: out.Operation.Id})
+			if err == nil && o.Error != "" {
+				t.Fatalf("the restore failed: %s", o.Error)
+			}
+			return err == nil && o.Done
+		})
+		c.nodes[0].awaitHealth("rs", v1.Health_HEALTH_HEALTHY)
+		for _, n := range c.nodes {
+			if err := before.check(t, n.attach("rs")); err != nil {
+				t.Fatalf("restored, on %s: %v", n.name, err)
+			}
+			c.detach("rs")
+		}
+		c.nodes[2].mustCLI("snapshot", "clone", safety, safety+"-copy")
+		if err := now.check(t, c.nodes[2].attach(safety+"-copy")); err != nil {
+			t.Fatalf("the safety snapshot: %v", err)
+		}
+		c.remove(safety + "-copy")
+		now = before
+		device = c.nodes[0].attach("rs")
+	}
+	_, err := c.nodes[1].api().Snapshots.RestoreSnapshot(t.Context(), &v1.RestoreSnapshotRequest{Volume: "rs", Snapshot: "rs-0"})
+	if err == nil || !strings.Contains(err.Error(), "attached to node n1") {
+		t.Errorf("a volume in use is restored: %v", err)
+	}
+	c.remove("rs")
+}
+
+// wait is for calls that wait.
+func wait() *durationpb.Duration { return durationpb.New(patience) }
