@@ -40,6 +40,7 @@ type Config struct {
 
 	IOWait                          time.Duration
 	ExportCA, ExportCert, ExportKey string
+	KeeperApart                     bool
 
 	NoMember                     bool
 	EtcdEndpoints                []string
@@ -76,6 +77,7 @@ func (c *Config) Flags(f *pflag.FlagSet) {
 	f.StringVar(&c.ExportCA, "export-ca", "", "`file` with whom to believe of those who connect to exports over TCP (default: the nodes of this cluster)")
 	f.StringVar(&c.ExportCert, "export-cert", "", "`file` with the certificate of exports over TCP (default: the node's)")
 	f.StringVar(&c.ExportKey, "export-key", "", "`file` with the key of export-cert")
+	f.BoolVar(&c.KeeperApart, "keeper-apart", false, "somebody else runs holdfast keeper, as in Kubernetes: wait for it, and neither start nor end one")
 	f.BoolVar(&c.NoMember, "no-etcd-member", false, "never run a member of the embedded etcd on this node")
 	f.StringSliceVar(&c.EtcdEndpoints, "etcd-endpoints", nil, "`URLs` of an etcd of yours, instead of the embedded one")
 	f.StringVar(&c.EtcdCA, "etcd-ca", "", "`file` with whom to believe at etcd-endpoints")

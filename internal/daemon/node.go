@@ -113,8 +113,12 @@ func (o *NodeOptions) process(name string, stopMax time.Duration) *process {
 		pidFile: o.Config.pidFile(name), stopMax: stopMax, log: o.Log, ended: make(chan struct{})}
 }
 
-// keeper has a keeper run.
+// keeper has a keeper run, or waits for the one that somebody else runs: one of ours would
+// end with this container, and devices with it.
 func (o *NodeOptions) keeper(ctx context.Context) error {
+	if o.Config.KeeperApart {
+		return o.awaitKeeper(ctx)
+	}
 	ctx, cancel := context.WithTimeout(ctx, keeperStartMax)
 	defer cancel()
 	socket := o.Config.keeperSocket()
@@ -122,7 +126,25 @@ func (o *NodeOptions) keeper(ctx context.Context) error {
 	return keeper.Ensure(ctx, socket, command, os.Stderr)
 }
 
-// keepKeeper starts another keeper when the one there is has died: the data process puts
+// awaitKeeper waits until a keeper answers.
+func (o *NodeOptions) awaitKeeper(ctx context.Context) error {
+	for said := false; ; said = true {
+		k, err := keeper.DialTool(ctx, o.Config.keeperSocket())
+		if err == nil {
+			k.Close()
+			return nil
+		}
+		if ctx.Err() != nil {
+			return fault.Errorf("daemon.Node", fault.Unavailable, "no keeper answers at %s: %w", o.Config.keeperSocket(), ctx.Err())
+		}
+		if !said {
+			o.Log.Warn("the node waits for a keeper", "socket", o.Config.keeperSocket(), obs.Err(err))
+		}
+		pause(ctx, restartLeast)
+	}
+}
+
+// keepKeeper has another keeper run when the one there is has died: the data process puts
 // into it what it serves.
 func (o *NodeOptions) keepKeeper(ctx context.Context) {
 	for ctx.Err() == nil {
@@ -137,7 +159,7 @@ func (o *NodeOptions) keepKeeper(ctx context.Context) {
 			continue
 		}
 		if ctx.Err() == nil {
-			o.Log.Warn("the keeper is gone; another one is started", obs.Err(err))
+			o.Log.Warn("the keeper is gone; another one is needed", obs.Err(err))
 			if err := o.keeper(ctx); err != nil && ctx.Err() == nil {
 				o.Log.Error("no keeper can be started", obs.Err(err))
 				pause(ctx, restartLeast*10)
@@ -146,8 +168,12 @@ func (o *NodeOptions) keepKeeper(ctx context.Context) {
 	}
 }
 
-// endKeeper has the keeper end if it holds nothing, and otherwise says what goes on.
+// endKeeper has the keeper end if it holds nothing, and otherwise says what goes on. One
+// that somebody else runs is theirs: Kubernetes would start it again, each time later.
 func (o *NodeOptions) endKeeper() {
+	if o.Config.KeeperApart {
+		return
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	k, err := keeper.DialTool(ctx, o.Config.keeperSocket())
