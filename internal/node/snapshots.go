@@ -160,15 +160,37 @@ func (a *attachment) take(id string, snap *v1.Snapshot) error {
 	return err
 }
 
-// frozen calls work while the volume's filesystem is frozen, if that is asked for and
-// this node has mounted it.
+// frozen calls work while the volume's filesystem is frozen, if that is asked for and it
+// is mounted here.
 func (a *attachment) frozen(snap *v1.Snapshot, work func() error) error {
-	if !snap.Spec.Freeze || a.mounted == "" {
+	if !snap.Spec.Freeze {
+		return work()
+	}
+	dir, err := a.mountedAt()
+	switch {
+	case err != nil:
+		return err
+	case dir == "":
 		return work()
 	}
 	ctx, cancel := context.WithTimeout(a.d.ctx, mountTimeout)
 	defer cancel()
-	return mount.Frozen(ctx, a.mounted, work)
+	return mount.Frozen(ctx, dir, work)
+}
+
+// mountedAt returns where the device is mounted, by this node or by somebody else, such as
+// the driver of Kubernetes' kubelet; "" nowhere.
+func (a *attachment) mountedAt() (string, error) {
+	if a.mounted != "" || a.show == nil {
+		return a.mounted, nil
+	}
+	where, err := mount.Of(a.show.Device().Path)
+	for _, m := range where {
+		if !m.ReadOnly {
+			return m.Dir, nil
+		}
+	}
+	return "", err
 }
 
 // deleteSnapshot deletes the generation of a snapshot that is not wished for any more, and
