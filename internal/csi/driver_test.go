@@ -2,9 +2,11 @@ package csi_test
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -20,6 +22,7 @@ import (
 	ours "github.com/holdfast-io/holdfast/internal/csi"
 	"github.com/holdfast-io/holdfast/internal/csi/csitest"
 	"github.com/holdfast-io/holdfast/internal/host/patiently"
+	"github.com/holdfast-io/holdfast/internal/state"
 )
 
 // rig is a driver, and what an orchestrator would hold of it.
@@ -348,6 +351,75 @@ func TestGroupIsOfOneMomentAndGoesAsOne(t *testing.T) {
 	}
 	_, err = r.GetVolumeGroupSnapshot(r.ctx(), &csi.GetVolumeGroupSnapshotRequest{GroupSnapshotId: g.GroupSnapshotId})
 	expect(t, err, codes.NotFound, "no group snapshot")
+}
+
+// all makes a hundred calls at once, and says how long they took.
+func (r *rig) all(what string, call func(i int) error) {
+	r.t.Helper()
+	var calls sync.WaitGroup
+	took := make([]time.Duration, 100)
+	for i := range took {
+		calls.Go(func() {
+			began := time.Now()
+			if err := call(i); err != nil {
+				r.t.Errorf("%s %d: %v", what, i, err)
+			}
+			took[i] = time.Since(began)
+		})
+	}
+	calls.Wait()
+	slices.Sort(took)
+	r.t.Logf("%d x %s: p50 %v, p99 %v", len(took), what, took[len(took)/2].Round(time.Millisecond), took[len(took)*99/100].Round(time.Millisecond))
+}
+
+// keys lists what the cluster has agreed on, but for events.
+func (r *rig) keys() (keys []string) {
+	r.t.Helper()
+	items, _, err := r.Store.List(r.ctx(), state.Root)
+	must(r.t, err)
+	for _, i := range items {
+		if !strings.HasPrefix(i.Key, state.Root+"events/") {
+			keys = append(keys, i.Key)
+		}
+	}
+	return keys
+}
+
+func TestHundredVolumesAtOnceLeaveNothing(t *testing.T) {
+	r := newRig(t, 3)
+	before := r.keys()
+	volumes := make([]*csi.Volume, 100)
+	r.all("create", func(i int) error {
+		v, err := r.CreateVolume(r.ctx(), &csi.CreateVolumeRequest{Name: fmt.Sprint("pvc-", i), VolumeCapabilities: []*csi.VolumeCapability{raw()},
+			CapacityRange: &csi.CapacityRange{RequiredBytes: 1 << 20}, Parameters: map[string]string{"repl": "2"}})
+		volumes[i] = v.GetVolume()
+		return err
+	})
+	r.all("publish", func(i int) error {
+		_, err := r.publishAt(volumes[i], r.Nodes[i%3], raw())
+		return err
+	})
+	listed, err := r.ListVolumes(r.ctx(), &csi.ListVolumesRequest{})
+	must(t, err)
+	for _, e := range listed.Entries {
+		if len(e.Status.PublishedNodeIds) != 1 {
+			t.Errorf("volume %s is published on %v", e.Volume.VolumeId, e.Status.PublishedNodeIds)
+		}
+	}
+	r.all("unpublish", func(i int) error {
+		_, err := r.ControllerUnpublishVolume(r.ctx(), &csi.ControllerUnpublishVolumeRequest{VolumeId: volumes[i].VolumeId, NodeId: r.Nodes[i%3].ID})
+		return err
+	})
+	r.all("delete", func(i int) error {
+		_, err := r.DeleteVolume(r.ctx(), &csi.DeleteVolumeRequest{VolumeId: volumes[i].VolumeId})
+		return err
+	})
+	// The last replicas go after the answer.
+	for deadline := time.Now().Add(2 * time.Minute); !slices.Equal(before, r.keys()); {
+		if time.Now().After(deadline) {
+			t.Fatalf("before there was %v, now %v", before, r.keys())
+		}
+	}
 }
 
 func TestHealthNamesTheCause(t *testing.T) {
