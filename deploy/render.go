@@ -47,7 +47,9 @@ func Render(namespace string, values map[string]any) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		fmt.Fprintf(&out, "---\n%s\n", strings.TrimSpace(text))
+		if text = strings.TrimSpace(text); text != "" {
+			fmt.Fprintf(&out, "---\n%s\n", text)
+		}
 	}
 	return out.String(), nil
 }

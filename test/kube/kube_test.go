@@ -13,14 +13,10 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"sigs.k8s.io/yaml"
-
-	"github.com/holdfast-io/holdfast/deploy"
 )
 
 // patience bounds every wait: the machine may be busy, and a test that fails says where.
-const patience = 4 * time.Minute
+const patience = 5 * time.Minute
 
 // kubernetes is a cluster of three nodes.
 type kubernetes struct {
@@ -82,6 +78,26 @@ func (k *kubernetes) eventually(what string, good func(out string) bool, args ..
 	}
 }
 
+// until waits for what is not asked of kubectl alone.
+func (k *kubernetes) until(what string, good func() bool) {
+	k.t.Helper()
+	k.within(patience, what, good)
+}
+
+func (k *kubernetes) within(limit time.Duration, what string, good func() bool) {
+	k.t.Helper()
+	tick := time.NewTicker(500 * time.Millisecond)
+	defer tick.Stop()
+	late := time.After(limit)
+	for !good() {
+		select {
+		case <-tick.C:
+		case <-late:
+			k.t.Fatalf("%s: not in %s\n%s", what, limit, k.ctl("get", "events", "-A", "--sort-by=.lastTimestamp"))
+		}
+	}
+}
+
 func is(want string) func(string) bool { return func(out string) bool { return out == want } }
 
 // running waits until a pod runs and is ready.
@@ -136,7 +152,7 @@ func start(t *testing.T) *kubernetes {
 		}
 	}
 	for _, node := range []string{"1", "2", "3"} {
-		for _, image := range []string{"holdfast.tar", "csi.tar"} {
+		for _, image := range []string{"holdfast.tar", "csi.tar", "scheduler.tar"} {
 			if _, err := k.script("", "load", k.name, node, filepath.Join(dir, "img2", image)); err != nil {
 				t.Fatal(err)
 			}
@@ -158,34 +174,12 @@ func (k *kubernetes) snapshotter() {
 	if err != nil || len(files) == 0 {
 		k.t.Fatal(files, err)
 	}
+	files = append(files, filepath.Join(filepath.Dir(module), "external-snapshot-metadata/client@v1.0.0/config/crd/cbt.storage.k8s.io_snapshotmetadataservices.yaml"))
 	for _, f := range files {
 		k.ctl("create", "-f", f)
 	}
 	k.ctl("apply", "-f", filepath.Join(module, "v8@v8.6.0/deploy/kubernetes/snapshot-controller/rbac-snapshot-controller.yaml"))
 	k.apply(snapshotController)
-}
-
-// install installs the chart.
-func (k *kubernetes) install() {
-	var values map[string]any
-	if err := yaml.Unmarshal([]byte(testValues), &values); err != nil {
-		k.t.Fatal(err)
-	}
-	chart, err := deploy.Render("holdfast", values)
-	if err != nil {
-		k.t.Fatal(err)
-	}
-	k.ctl("create", "namespace", "holdfast")
-	k.apply(chart)
-	k.eventually("the keepers are ready", is("3"), "get", "daemonset", "holdfast-keeper", "-n", "holdfast", "-o", "jsonpath={.status.numberReady}")
-	for _, what := range []string{"daemonset/holdfast", "deployment/holdfast-controller"} {
-		k.ctl("rollout", "status", "-n", "holdfast", what, "--timeout=200s")
-	}
-	for _, node := range []string{"-1", "-2", "-3"} {
-		k.eventually("the kubelet knows the driver", func(out string) bool { return strings.Contains(out, "csi.holdfast.io") },
-			"get", "csinode", k.name+node, "-o", "jsonpath={.spec.drivers[*].name}")
-	}
-	k.holdfast("cluster", "set", "trash_keep=0s")
 }
 
 // holdfast runs a command of ours on some node.
@@ -206,13 +200,24 @@ func TestKubernetes(t *testing.T) {
 		t.Run(name, func(t *testing.T) { test(&kubernetes{t: t, dir: k.dir, name: k.name}) })
 	}
 	part("a pod moves and its data is there", podMoves)
+	part("kubectl has our commands", plugin)
 	part("a snapshot becomes a claim, and a claim a clone", snapshotsAndClones)
+	part("a snapshot has what was not flushed when the filesystem is frozen for it", frozenSnapshot)
+	part("a group of snapshots is of one moment", groupSnapshot)
+	part("backup programs learn which blocks have changed", changedBlocks)
 	part("a volume grows under its pod", grows)
 	part("a device as it is", rawBlock)
 	part("a class of attributes changes a volume", attributes)
+	part("the first copy is where the pod is", firstCopy)
+	part("pods go to their data", podsGoToTheirData)
 	part("the daemon is replaced under a pod", daemonReplaced)
+	part("Helm upgrades image and values under a pod", helmUpgrade)
+	part("Helm uninstalls, and installs again, under a pod", helmUninstall)
+	part("keepers are replaced by hand", keeperReplaced)
 	part("a node loses its power", powerCut)
+	part("a hundred claims at once", hundredClaims)
 	part("nothing is left", nothingLeft)
+	part("nothing of the chart is left", helmGone)
 }
 
 func podMoves(k *kubernetes) {
@@ -233,7 +238,7 @@ func podMoves(k *kubernetes) {
 }
 
 func snapshotsAndClones(k *kubernetes) {
-	k.apply(snapshotOf("s1", "data-db-0"))
+	k.apply(snapshotOf("s1", "data-db-0", "holdfast"))
 	k.eventually("the snapshot is ready", is("true"), "get", "volumesnapshot", "s1", "-o", "jsonpath={.status.readyToUse}")
 	k.in("db-0", "echo changed > /data/hello && sync /data/hello")
 	k.apply(claimFrom("restored", "snapshot.storage.k8s.io", "VolumeSnapshot", "s1"))
@@ -287,21 +292,31 @@ func attributes(k *kubernetes) {
 // writer appends a line each second, and counts what fails.
 const writer = `i=0; while true; do echo $(date +%s) | dd of=/data/log oflag=append conv=notrunc,fsync 2>/dev/null || echo failed; i=$((i+1)); sleep 1; done`
 
-func daemonReplaced(k *kubernetes) {
-	lines := func() int {
-		n, _ := strconv.Atoi(k.in("db-0", "wc -l < /data/log"))
-		return n
+// lines is how many lines the writer has written.
+func (k *kubernetes) lines() int {
+	n, _ := strconv.Atoi(k.in("db-0", "wc -l < /data/log"))
+	return n
+}
+
+// writes waits until the writer has written some lines more than it had, and none has failed.
+func (k *kubernetes) writes(before int) {
+	k.t.Helper()
+	k.until("the pod writes", func() bool { return k.lines() >= before+5 })
+	if said := k.ctl("logs", "db-0"); strings.Contains(said, "failed") {
+		k.t.Errorf("the pod saw errors: %s", said)
 	}
-	before := lines()
+}
+
+func daemonReplaced(k *kubernetes) {
+	before, keepers := k.lines(), k.pods("keeper", keeperRun)
 	node := k.on("db-0")
 	pod := k.ctl("get", "pods", "-n", "holdfast", "-l", "app.kubernetes.io/component=node", "--field-selector", "spec.nodeName="+node, "-o", "jsonpath={.items[0].metadata.name}")
 	k.ctl("delete", "pod", "-n", "holdfast", pod)
 	k.ctl("rollout", "status", "-n", "holdfast", "daemonset/holdfast", "--timeout=200s")
-	for lines() < before+5 { // it goes on
+	if now := k.pods("keeper", keeperRun); now != keepers {
+		k.t.Errorf("the keepers were %s, and are %s", keepers, now)
 	}
-	if said := k.ctl("logs", "db-0"); strings.Contains(said, "failed") {
-		k.t.Errorf("the pod saw errors: %s", said)
-	}
+	k.writes(before)
 }
 
 // powerCut cuts a node's power, and says how long it takes until the pod writes elsewhere.
@@ -318,9 +333,10 @@ func powerCut(k *kubernetes) {
 	},
 		"get", "pod", "db-0", "-o", "jsonpath={.spec.nodeName} {.status.containerStatuses[0].ready}")
 	var first int64
-	for first < at.Unix() {
+	k.until("the pod writes", func() bool {
 		first, _ = strconv.ParseInt(k.in("db-0", "tail -1 /data/log"), 10, 64)
-	}
+		return first >= at.Unix()
+	})
 	k.t.Logf("first write %d s after the power was cut", first-at.Unix())
 	if all := k.in("db-0", "cat /data/log"); !strings.Contains(all, last) {
 		k.t.Errorf("a write that was flushed before is not there: %s", last)
