@@ -414,12 +414,12 @@ func TestHundredVolumesAtOnceLeaveNothing(t *testing.T) {
 		_, err := r.DeleteVolume(r.ctx(), &csi.DeleteVolumeRequest{VolumeId: volumes[i].VolumeId})
 		return err
 	})
-	// The last replicas go after the answer.
-	for deadline := time.Now().Add(2 * time.Minute); !slices.Equal(before, r.keys()); {
-		if time.Now().After(deadline) {
-			t.Fatalf("before there was %v, now %v", before, r.keys())
+	patiently.Until(t, func() error { // the last replicas go after the answer
+		if now := r.keys(); !slices.Equal(before, now) {
+			return fmt.Errorf("before there was %v, now %v", before, now)
 		}
-	}
+		return nil
+	})
 }
 
 func TestHealthNamesTheCause(t *testing.T) {
