@@ -4,6 +4,7 @@ package kube
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -136,11 +137,8 @@ func start(t *testing.T) *kubernetes {
 		}
 		dir = filepath.Join(home, ".cache", "holdfast-kube")
 	}
-	k := &kubernetes{t: t, dir: dir, name: "hfk"}
-	number := os.Getenv("KUBE_NUMBER")
-	if number == "" {
-		number = "8"
-	}
+	k := &kubernetes{t: t, dir: dir, name: cmp.Or(os.Getenv("KUBE_NAME"), "hfk")}
+	number := cmp.Or(os.Getenv("KUBE_NUMBER"), "8")
 	t.Cleanup(func() {
 		if _, err := k.script("", "down", k.name); err != nil {
 			t.Error(err)
