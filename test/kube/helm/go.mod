@@ -1,3 +1,4 @@
+// Pins Helm, with which the chart is tested.
 module holdfast.test/helm
 
 go 1.26.0

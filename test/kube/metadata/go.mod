@@ -1,3 +1,5 @@
+// Pins the sidecar that serves changed blocks. It builds only with an older csi-test than the
+// other sidecars, so it has a module of its own.
 module holdfast.test/metadata
 
 go 1.26.0

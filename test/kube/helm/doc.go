@@ -1,2 +1,0 @@
-// Package helm pins Helm, with which the chart is tested; it has nothing of its own.
-package helm
