@@ -345,7 +345,7 @@ func (a *attachment) discard() error {
 	name := a.left.Options.Name
 	a.log.Warn("taking away the device of a volume that this node has no more", "name", name)
 	a.drop()
-	if err := a.d.keeper.Remove(a.d.ctx, name); err != nil {
+	if err := a.d.keeper().Remove(a.d.ctx, name); err != nil {
 		return err
 	}
 	a.dead, a.left, a.mounted = name, nil, ""
@@ -385,7 +385,7 @@ func (a *attachment) serve(d frontend.Device, of *v1.SnapshotStatus) error {
 
 // start makes a front end and starts it.
 func (a *attachment) start(k frontend.Kind, o attach.Options) (attach.Frontend, error) {
-	c := frontend.Config{Keeper: a.d.keeper, Errand: a.d.o.Errand}
+	c := frontend.Config{Keeper: a.d.keeper(), Errand: a.d.o.Errand}
 	if k == frontend.Export {
 		at, err := a.d.export.open(o.Name, a.wished().attach.GetExport())
 		if err != nil {
@@ -659,7 +659,7 @@ func (a *attachment) bury() error {
 	if a.dead == "" {
 		return nil
 	}
-	entries, err := a.d.keeper.List(a.d.ctx)
+	entries, err := a.d.keeper().List(a.d.ctx)
 	if err != nil {
 		return err
 	}

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"log/slog"
 	"net"
+	"sync/atomic"
 	"time"
 
 	"github.com/holdfast-io/holdfast/internal/attach"
@@ -89,7 +90,7 @@ func (o Options) withDefaults() Options {
 // daemon is a running data process: a Node with what it was told by the cluster's state.
 type daemon struct {
 	o      Options
-	keeper *keeper.Client
+	kept   atomic.Pointer[keeper.Client]
 	node   *Node
 	view   *view
 	pools  []*ownPool
@@ -105,9 +106,11 @@ type daemon struct {
 func (d *daemon) start(ctx context.Context) (err error) {
 	d.ctx, d.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	// From here on the data process before this one is dead.
-	if d.keeper, err = keeper.Dial(ctx, d.o.Keeper); err != nil {
+	k, err := keeper.Dial(ctx, d.o.Keeper)
+	if err != nil {
 		return err
 	}
+	d.kept.Store(k)
 	l, err := net.Listen("tcp", d.o.Listen)
 	if err != nil {
 		return fault.WithCure(fault.Errorf("node.Run", fault.KindOf(err), "the data address: %w", err), "choose another address, or end what uses it")
@@ -128,7 +131,7 @@ func (d *daemon) start(ctx context.Context) (err error) {
 		}
 		d.pools = append(d.pools, p)
 	}
-	entries, err := d.keeper.List(ctx)
+	entries, err := k.List(ctx)
 	if err != nil {
 		return err
 	}
@@ -148,6 +151,7 @@ func (d *daemon) start(ctx context.Context) (err error) {
 func (d *daemon) agents() {
 	n := d.node
 	n.work(func(context.Context) { d.hold.run(d.ctx) })
+	n.work(func(context.Context) { d.keep(d.ctx) })
 	n.work(func(context.Context) { d.show.run(d.ctx) })
 	n.work(func(context.Context) { d.report(d.ctx) })
 	if d.o.Debug != "" {
@@ -181,8 +185,8 @@ func (d *daemon) stop() {
 			d.o.Log.Warn("a pool can't be closed", "pool", p.pool.Path(), "err", err)
 		}
 	}
-	if d.keeper != nil {
-		d.keeper.Close()
+	if k := d.keeper(); k != nil {
+		k.Close()
 	}
 }
 

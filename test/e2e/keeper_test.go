@@ -7,6 +7,10 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	v1 "github.com/holdfast-io/holdfast/api/holdfast/v1"
 )
 
 // In Kubernetes the keeper is a pod of its own. A node that ended it when it held nothing had
@@ -17,12 +21,16 @@ func TestKeeperOfSomebodyElseOutlivesTheNode(t *testing.T) {
 	c := prepare(t)
 	socket := filepath.Join(c.dir, "n1", "run", "keeper.sock")
 	must(t, os.MkdirAll(filepath.Dir(socket), 0o700))
-	keeper := exec.Command(program, "keeper", "--socket", socket)
-	must(t, keeper.Start())
-	t.Cleanup(func() {
-		_ = keeper.Process.Kill()
-		_ = keeper.Wait() // killed
-	})
+	keep := func() *exec.Cmd {
+		keeper := exec.Command(program, "keeper", "--socket", socket)
+		must(t, keeper.Start())
+		t.Cleanup(func() {
+			_ = keeper.Process.Kill()
+			_ = keeper.Wait() // killed, here or before
+		})
+		return keeper
+	}
+	keeper := keep()
 	c.grow(1)
 	n := c.nodes[0]
 	n.stop()
@@ -36,4 +44,17 @@ func TestKeeperOfSomebodyElseOutlivesTheNode(t *testing.T) {
 	if pid := n.pid("keeper"); pid != keeper.Process.Pid {
 		t.Errorf("the node uses keeper %d, and not %d", pid, keeper.Process.Pid)
 	}
+	// Nor does the node need to be started again when its keeper is replaced.
+	must(t, keeper.Process.Kill())
+	_ = keeper.Wait() // killed
+	keep()
+	_, err = n.api().Volumes.CreateVolume(t.Context(), &v1.CreateVolumeRequest{Name: "v", Spec: &v1.VolumeSpec{SizeBytes: 64 << 20, Replicas: 1}, Wait: durationpb.New(patience)})
+	must(t, err)
+	a, err := n.api().Attachments.Attach(t.Context(), &v1.AttachRequest{Volume: "v", Node: n.name, Wait: durationpb.New(patience)})
+	must(t, err)
+	if a.GetStatus().GetDevice() == "" {
+		t.Errorf("the new keeper keeps no device: %v", a.Status)
+	}
+	_, err = n.api().Attachments.Detach(t.Context(), &v1.DetachRequest{Volume: "v", Node: n.name, Wait: durationpb.New(patience)})
+	must(t, err)
 }
