@@ -337,6 +337,22 @@ func (c *Coordinator) Room() int {
 // Serving reports whether the volume is attached and usable now.
 func (c *Coordinator) Serving(now time.Duration) bool { return c.phase == serving && c.ready(now) }
 
+// LeaseLeft returns for how long the volume may be used without a word from its replicas:
+// the shortest of what is left of the leases of those in sync. It is negative when one has
+// ended, and 0 while the volume is not served.
+func (c *Coordinator) LeaseLeft(now time.Duration) (left time.Duration) {
+	if c.phase != serving {
+		return 0
+	}
+	first := true
+	for m := range c.members {
+		if c.inSync(m) && (first || c.members[m].lease-now < left) {
+			left, first = c.members[m].lease-now, false
+		}
+	}
+	return left
+}
+
 // Stopped returns why the coordinator has stopped, or nil.
 func (c *Coordinator) Stopped() error {
 	if c.phase == stopped {

@@ -4,6 +4,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/holdfast-io/holdfast/internal/attach"
+	"github.com/holdfast-io/holdfast/internal/block"
 	"github.com/holdfast-io/holdfast/internal/spec"
 )
 
@@ -17,6 +18,8 @@ var (
 	serving   = prometheus.NewDesc("holdfast_volume_serving", "1 while the volume can be used.", []string{"volume"}, nil)
 	epoch     = prometheus.NewDesc("holdfast_volume_epoch", "The epoch of the volume's record.", []string{"volume"}, nil)
 	replicas  = prometheus.NewDesc("holdfast_volume_replicas", "Replicas, by state.", []string{"volume", "state"}, nil)
+	lease     = prometheus.NewDesc("holdfast_volume_lease_left_seconds", "For how long yet the volume can be used without a word from its replicas: the shortest of their leases; 0 when one has ended.", []string{"volume"}, nil)
+	toResync  = prometheus.NewDesc("holdfast_volume_resync_left_bytes", "Bytes that replicas which catch up have yet to look at.", []string{"volume"}, nil)
 	ejected   = prometheus.NewDesc("holdfast_volume_ejections_total", "Replicas that were left behind.", []string{"volume"}, nil)
 	resynced  = prometheus.NewDesc("holdfast_volume_resyncs_total", "Replicas that were brought up to date.", []string{"volume"}, nil)
 	copied    = prometheus.NewDesc("holdfast_volume_resync_bytes_total", "Bytes that bringing replicas up to date has moved.", []string{"volume"}, nil)
@@ -28,7 +31,7 @@ type volumesCollector struct{ d *daemon }
 
 // Describe is prometheus.Collector.Describe.
 func (c volumesCollector) Describe(to chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{ioSeconds, ioBytes, ioErrors, inFlight, serving, epoch, replicas, ejected, resynced, copied, repaired} {
+	for _, d := range []*prometheus.Desc{ioSeconds, ioBytes, ioErrors, inFlight, serving, epoch, replicas, lease, toResync, ejected, resynced, copied, repaired} {
 		to <- d
 	}
 }
@@ -87,6 +90,12 @@ func collectHead(to chan<- prometheus.Metric, volume string, h *head) {
 	}
 	gauge(serving, up)
 	gauge(epoch, float64(rec.Epoch))
+	gauge(lease, max(0, h.coord.LeaseLeft(h.n.loop.Now()).Seconds()))
+	left := 0
+	for _, sync := range h.coord.Syncs() {
+		left += sync.RegionsLeft
+	}
+	gauge(toResync, float64(left)*block.RegionSize)
 	states := map[string]int{"in_sync": 0, "outdated": 0}
 	for _, m := range rec.Members {
 		switch m.State {

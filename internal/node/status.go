@@ -1,11 +1,15 @@
 package node
 
 import (
+	"time"
+
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	v1 "github.com/holdfast-io/holdfast/api/holdfast/v1"
 	"github.com/holdfast-io/holdfast/internal/attach"
 	"github.com/holdfast-io/holdfast/internal/block"
+	"github.com/holdfast-io/holdfast/internal/coordinator"
 	"github.com/holdfast-io/holdfast/internal/fault"
 	"github.com/holdfast-io/holdfast/internal/spec"
 )
@@ -69,6 +73,10 @@ func replicaStatuses(rec spec.Record, h *head) (list []*v1.ReplicaStatus) {
 	for m := range h.links { // by number, which is not the place in the record
 		reachable[h.coord.Member(m).Replica] = true
 	}
+	progress := map[block.ReplicaID]*v1.Progress{}
+	for _, s := range h.coord.Syncs() {
+		progress[s.Replica] = progressOf(s, h.n.loop.Now())
+	}
 	for _, m := range rec.Members {
 		if m.State == 0 { // it was removed
 			continue
@@ -79,10 +87,24 @@ func replicaStatuses(rec spec.Record, h *head) (list []*v1.ReplicaStatus) {
 			if r.State = v1.ReplicaState_REPLICA_STATE_OUTDATED; r.Reachable {
 				r.State = v1.ReplicaState_REPLICA_STATE_SYNCING
 			}
+			r.Progress = progress[m.Replica]
 		}
 		list = append(list, r)
 	}
 	return list
+}
+
+// progressOf is how far a replica has come that catches up, in bytes of the volume that are
+// looked at: of them only those move that differ.
+func progressOf(s coordinator.Sync, now time.Duration) *v1.Progress {
+	p := &v1.Progress{TotalBytes: int64(max(s.Regions, s.RegionsLeft)) * block.RegionSize}
+	left := int64(s.RegionsLeft) * block.RegionSize
+	p.DoneBytes = p.TotalBytes - left
+	if took := now - s.Began; took > 0 && p.DoneBytes > 0 {
+		p.BytesPerSecond = int64(float64(p.DoneBytes) / took.Seconds())
+		p.Left = durationpb.New(time.Duration(float64(took) / float64(p.DoneBytes) * float64(left)).Round(time.Second))
+	}
+	return p
 }
 
 func addStats(to *v1.IOStats, s attach.Stats) {

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"context"
 	"net/http"
 	"strings"
 	"time"
@@ -27,7 +28,7 @@ func newMetrics(s *Server) *metrics {
 			Buckets: []float64{0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30}}, []string{"call", "code"}),
 		running: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "holdfast_api_calls_running", Help: "Calls of the API that have not ended, watches among them."}, []string{"call"}),
 	}
-	m.registry.MustRegister(m.calls, m.running, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), &inventory{s.view, s.options.Data})
+	m.registry.MustRegister(m.calls, m.running, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), &inventory{s.view, s.options.Data, s.options.Metadata})
 	m.all = prometheus.Gatherers{m.registry}
 	if s.options.Data != "" {
 		m.all = append(m.all, dataMetrics(s.options.Data))
@@ -56,7 +57,8 @@ const volumesMax = 1000
 // inventory describes the cluster, from the view, whenever it is scraped.
 type inventory struct {
 	*view
-	data string // socket of the data process
+	data     string // socket of the data process
+	metadata Metadata
 }
 
 func desc(name, help string, labels ...string) *prometheus.Desc {
@@ -70,6 +72,9 @@ var (
 	descPoolHealthy  = desc("pool_healthy", "1 when the pool is healthy and its node up.", "pool", "node")
 	descPoolCapacity = desc("pool_capacity_bytes", "Size of the pool.", "pool", "node", "class")
 	descPoolUsed     = desc("pool_used_bytes", "What of the pool is in use.", "pool", "node", "class")
+	descPoolPromised = desc("pool_promised_bytes", "Sizes of the volumes with a replica in the pool, those in the trash too.", "pool", "node", "class")
+	descMembers      = desc("state_members", "Members of the cluster's embedded etcd, by how they are: leader, voter, learner or down.", "state")
+	descStateBytes   = desc("state_size_bytes", "Size of the largest member's database.")
 	descPoolReserve  = desc("pool_reserve_bytes", "What of the pool is kept free.", "pool", "node", "class")
 	descVolumes      = desc("volumes", "Volumes by health.", "health")
 	descReplicas     = desc("replicas", "Replicas by state.", "state")
@@ -83,7 +88,7 @@ var (
 	descVolUsed      = desc("volume_used_bytes", "What the largest replica of the volume takes.", "volume", "volume_id")
 )
 
-var descriptions = []*prometheus.Desc{descStateUp, descNodes, descNodeUp, descPoolHealthy, descPoolCapacity, descPoolUsed, descPoolReserve,
+var descriptions = []*prometheus.Desc{descStateUp, descNodes, descNodeUp, descPoolHealthy, descPoolCapacity, descPoolUsed, descPoolPromised, descPoolReserve, descMembers, descStateBytes,
 	descVolumes, descReplicas, descSnapshots, descAttachments, descResyncLeft, descOperations, descVolHealthy, descVolSize, descVolUsed, descData}
 
 // Describe names the figures.
@@ -100,6 +105,7 @@ func (i *inventory) Collect(out chan<- prometheus.Metric) {
 	if i.data != "" {
 		g.set(descData, float64(one(answers(i.data))))
 	}
+	i.members(g)
 	i.nodesAndPools(g)
 	i.volumesAndReplicas(g)
 	g.set(descSnapshots, float64(i.snapshots.Len()))
@@ -110,6 +116,34 @@ func (i *inventory) Collect(out chan<- prometheus.Metric) {
 		}
 	}
 	g.each(descOperations, kinds)
+}
+
+// membersMax is how long members may take to say how they are.
+const membersMax = 3 * time.Second
+
+// members counts the members of the store, by how they are.
+func (i *inventory) members(g gauge) {
+	states, size := counts{"leader": 0, "voter": 0, "learner": 0, "down": 0}, int64(0)
+	if i.metadata != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), membersMax)
+		defer cancel()
+		status, _ := i.metadata.Status(ctx)
+		for _, m := range status.GetMembers() {
+			state := "voter"
+			switch {
+			case !m.Healthy:
+				state = "down"
+			case m.Leader:
+				state = "leader"
+			case m.Learner:
+				state = "learner"
+			}
+			states[state]++
+			size = max(size, m.SizeBytes)
+		}
+	}
+	g.each(descMembers, states)
+	g.set(descStateBytes, float64(size))
 }
 
 // gauge sends figures.
@@ -155,6 +189,7 @@ func (i *inventory) nodesAndPools(g gauge) {
 		g.set(descPoolHealthy, float64(one(p.Status.Healthy)), name, node)
 		g.set(descPoolCapacity, float64(p.Status.CapacityBytes), name, node, p.Status.Class)
 		g.set(descPoolUsed, float64(p.Status.UsedBytes), name, node, p.Status.Class)
+		g.set(descPoolPromised, float64(p.Status.PromisedBytes), name, node, p.Status.Class)
 		g.set(descPoolReserve, float64(p.Status.ReserveBytes), name, node, p.Status.Class)
 	}
 }
