@@ -175,7 +175,6 @@ func (c *cluster) refusesReads(t *testing.T) {
 	c.await("it says that blocks were repaired, or a copy was", func(ctx context.Context) bool {
 		return n1.metric(`holdfast_volume_repaired_blocks_total{volume="eio"}`) > 0
 	})
-	n1.restarts("data", n1.kill) // a replica that failed is opened again, and brought up to date
 	n1.awaitHealth("eio", v1.Health_HEALTH_HEALTHY)
 	if got := c.read(device, mib); got != sum {
 		t.Errorf("afterwards %s is read, and was %s", got, sum)
@@ -217,7 +216,7 @@ func (c *cluster) fillsOnePool(t *testing.T) {
 	filler := n2.fill()
 	sh(t, `dd if=/dev/urandom of="$1" bs=1M seek=16 count=32 oflag=direct conv=fsync status=none`, w.path)
 	n1.awaitHealth("full1", v1.Health_HEALTH_DEGRADED)
-	n1.awaitReason("full1", "is full")
+	n1.awaitReason("full1", "bytes are free")
 	c.await("the pool says that it is full", func(ctx context.Context) bool {
 		return strings.Contains(n1.poolCondition(ctx, n2), "Full")
 	})
@@ -274,8 +273,8 @@ func (n *node) poolCondition(ctx context.Context, of *node) (said string) {
 // fillsAllPools has the pools of all replicas be full.
 func (c *cluster) fillsAllPools(t *testing.T) {
 	n1 := c.nodes[0]
-	c.volume("full3", 256<<20, 3)
-	w := newWriter(t, n1.attach("full3"), 0)
+	device, _ := c.written("full3", 256<<20, writerBlocks*blockSize>>20) // so that the writer only overwrites
+	w := newWriter(t, device, 0)
 	w.goesOn(c)
 	var fillers []string
 	for _, n := range c.nodes {
@@ -324,9 +323,10 @@ func (c *cluster) fillsTheDiskBelow(t *testing.T) {
 	w.goesOn(c)
 	filler := n3.path("pool/filler")
 	sh(t, `dd if=/dev/zero of="$1" bs=1M status=none 2>/dev/null || true`, filler)
+	defer os.Remove(filler)
 	must(t, c.writeAt(w.path, 64<<20, 64))
 	n1.awaitHealth("below", v1.Health_HEALTH_DEGRADED)
-	n1.awaitReason("below", "left behind because")
+	n1.awaitReason("below", "bytes are free")
 	w.goesOn(c)
 	must(t, os.Remove(filler))
 	if mounted(n3.path("pool/mount")) { // its filesystem may have given up: then the node must be started anew

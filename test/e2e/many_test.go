@@ -28,7 +28,7 @@ func TestManyVolumesAreAttachedAtOnce(t *testing.T) {
 	at := func(i int) *node { return c.nodes[i%len(c.nodes)] }
 	began := time.Now()
 	c.eachOf(volumes, "is created", func(ctx context.Context, i int) error {
-		_, err := at(i).api().Volumes.CreateVolume(ctx, &v1.CreateVolumeRequest{Name: name(i), Wait: durationpb.New(patience), Spec: &v1.VolumeSpec{SizeBytes: 64 << 20, Replicas: 3}})
+		_, err := at(i).api().Volumes.CreateVolume(ctx, &v1.CreateVolumeRequest{Name: name(i), Wait: durationpb.New(patience), Spec: &v1.VolumeSpec{SizeBytes: 16 << 20, Replicas: 3}})
 		return err
 	})
 	t.Logf("%d volumes were created in %v", volumes, time.Since(began).Round(10*time.Millisecond))
