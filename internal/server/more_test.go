@@ -5,11 +5,13 @@ import (
 	"encoding/json"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"connectrpc.com/connect"
+	"connectrpc.com/grpcreflect"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/emptypb"
 	"sigs.k8s.io/yaml"
@@ -337,6 +339,28 @@ func read(t *testing.T, r *http.Response) string {
 		t.Fatal(err)
 	}
 	return string(raw)
+}
+
+func TestReflectionNamesEveryService(t *testing.T) {
+	c := start(t, 1)
+	protocols := new(http.Protocols)
+	protocols.SetUnencryptedHTTP2(true)
+	h := &http.Client{Transport: &http.Transport{Protocols: protocols}}
+	stream := grpcreflect.NewClient(h, c.TCP, connect.WithGRPC()).NewStream(c.Ctx)
+	defer stream.Close()
+	names, err := stream.ListServices()
+	c.Must(err)
+	for _, m := range everyCall() {
+		service := m.Parent().FullName()
+		if !slices.Contains(names, service) {
+			t.Errorf("%s is not among %v", service, names)
+		}
+		files, err := stream.FileContainingSymbol(m.FullName())
+		c.Must(err)
+		if len(files) == 0 {
+			t.Errorf("%s is in no file", m.FullName())
+		}
+	}
 }
 
 func TestDocumentDescribesEveryCall(t *testing.T) {
