@@ -149,7 +149,7 @@ func (e *errand) flush(fd int) error {
 		return err
 	}
 	if claimed {
-		return fault.WithCure(fault.Errorf("errand.flush", fault.Busy, "%s is mounted", loop.Path()), "unmount it")
+		return inUse("errand.flush", loop.Path())
 	}
 	return loopdev.Sync(loop.Path())
 }
@@ -192,11 +192,18 @@ func (e *errand) detach() (report, []int) {
 	return r, held
 }
 
+// inUse is the error of a device that is mounted: here, or only in the mount namespace of a
+// container, which began with a copy of every mount.
+func inUse(op, path string) error {
+	return fault.WithCure(fault.Errorf(op, fault.Busy, "%s is mounted, here or in another mount namespace", path),
+		"unmount it; who has it says: grep -l "+path+" /proc/*/mountinfo")
+}
+
 // doSync writes and flushes what the page cache has of a device.
 func doSync(path string) error {
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_EXCL|unix.O_CLOEXEC, 0)
 	if err == unix.EBUSY {
-		return fault.WithCure(fault.Errorf("errand.sync", fault.Busy, "%s is mounted", path), "unmount it")
+		return inUse("errand.sync", path)
 	}
 	if err != nil {
 		return fault.Errorf("errand.sync", fault.KindOf(err), "open %s: %w", path, err)
