@@ -144,13 +144,18 @@ func (p *Plugin) get(ctx context.Context, name string) (*holdfastv1.Volume, erro
 	return v, nil
 }
 
+// hold returns the name of the volume that a name stands for, once nobody else works on it.
+func (p *Plugin) hold(ctx context.Context, text string) (name string, unlock func(), err error) {
+	if name, _, err = named(text); err != nil {
+		return "", nil, err
+	}
+	unlock, err = p.users.lock(ctx, name)
+	return name, unlock, err
+}
+
 // remove deletes a volume: into the trash, when the cluster has one.
 func (p *Plugin) remove(ctx context.Context, text string) error {
-	name, _, err := named(text)
-	if err != nil {
-		return err
-	}
-	unlock, err := p.users.lock(ctx, name)
+	name, unlock, err := p.hold(ctx, text)
 	if err != nil {
 		return err
 	}
@@ -164,11 +169,7 @@ func (p *Plugin) remove(ctx context.Context, text string) error {
 
 // mount makes the volume a directory of this node for one more user, and returns it.
 func (p *Plugin) mount(ctx context.Context, text, user string) (string, error) {
-	name, _, err := named(text)
-	if err != nil {
-		return "", err
-	}
-	unlock, err := p.users.lock(ctx, name)
+	name, unlock, err := p.hold(ctx, text)
 	if err != nil {
 		return "", err
 	}
@@ -185,11 +186,7 @@ func (p *Plugin) mount(ctx context.Context, text, user string) (string, error) {
 
 // unmount ends one user's use of a volume; when it was the last, the volume is detached.
 func (p *Plugin) unmount(ctx context.Context, text, user string) error {
-	name, _, err := named(text)
-	if err != nil {
-		return err
-	}
-	unlock, err := p.users.lock(ctx, name)
+	name, unlock, err := p.hold(ctx, text)
 	if err != nil {
 		return err
 	}

@@ -274,15 +274,14 @@ func (a *Agent) watch(ctx context.Context) error {
 	check := time.NewTicker(checkEvery)
 	defer check.Stop()
 	for {
-		gone := false
+		gone, why := false, "it was removed"
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-a.server.Stopped():
-			if a.isGone(ctx) {
-				return a.step(ctx, "it was removed")
+			if gone = a.isGone(ctx); !gone {
+				return fault.Errorf("member.Agent", fault.Unavailable, "etcd has stopped by itself")
 			}
-			return fault.Errorf("member.Agent", fault.Unavailable, "etcd has stopped by itself")
 		case <-poke:
 			gone = a.isGone(ctx)
 		case <-check.C:
@@ -292,17 +291,15 @@ func (a *Agent) watch(ctx context.Context) error {
 		case <-look.C:
 			if a.server.HasLeader() {
 				led = time.Now()
-			} else if time.Since(led) > leaderlessMax {
+			}
+			if time.Since(led) > leaderlessMax {
 				led = time.Now()
-				if a.superseded(ctx) {
-					a.server.Close()
-					return a.step(ctx, "the metadata was restored elsewhere")
-				}
+				gone, why = a.superseded(ctx), "the metadata was restored elsewhere"
 			}
 		}
 		if gone {
 			a.server.Close()
-			return a.step(ctx, "it was removed")
+			return a.step(ctx, why)
 		}
 	}
 }
