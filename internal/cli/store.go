@@ -27,7 +27,7 @@ pool, they keep to its reserve.`,
 	})
 	cmd.AddCommand(newStoreCreate(out), newStoreWrite(out), newStoreRead(out), newStoreZero(out),
 		newStoreSnapshot(out), newStoreSnapshots(out), newStoreDeleteSnapshot(out), newStoreClone(out), newStoreGrow(out),
-		newStoreChanged(out), newStoreUsage(out), newStoreCheck(out), newStoreScrub(out), newStoreDump(out), newStoreDelete(out))
+		newStoreChanged(out), newStoreUsage(out), newStoreCheck(out), newStoreScrub(out), newStoreDump(out), newStoreAccept(out), newStoreResetRegion(out), newStoreDelete(out))
 	return cmd
 }
 

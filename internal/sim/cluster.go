@@ -119,7 +119,7 @@ func newCluster(seed uint64, trace func(string)) *cluster {
 	c.cleanEvery = []time.Duration{1, c.lease / 10, c.lease * 4}[c.rand.IntN(3)]
 	c.drift = c.chance(15)
 	c.bad = c.drawBadness()
-	switch c.favourite = -1; c.rand.IntN(6) {
+	switch c.favourite = -1; c.rand.IntN(7) {
 	case 0:
 		c.favourite = cutOwner
 	case 1:
@@ -130,6 +130,8 @@ func newCluster(seed uint64, trace func(string)) *cluster {
 		c.favourite = afterServing
 	case 4:
 		c.favourite, c.diskMax = again, 5*time.Millisecond
+	case 5:
+		c.favourite = breakAll
 	}
 	if c.favourite >= 0 && c.chance(70) { // little else
 		c.drift, c.bad = false, badness{}
@@ -138,7 +140,7 @@ func newCluster(seed uint64, trace func(string)) *cluster {
 	spare := c.rand.IntN(3)
 	blocks := []int{8, 64, block.PerRegion + 40, 6 * block.PerRegion}[c.rand.IntN(4)]
 	switch { // where the favourite shows best
-	case c.favourite == again && c.chance(70):
+	case (c.favourite == again || c.favourite == breakAll) && c.chance(70):
 		blocks = 8
 	case (c.favourite == blackout || c.favourite == afterFlush) && c.chance(50), // regions that were not written before
 		c.favourite == afterServing && c.chance(70):
@@ -187,7 +189,7 @@ func (c *cluster) chaos() {
 		return
 	}
 	pause := c.lease * 2
-	if c.favourite == again {
+	if c.favourite == again || c.favourite == breakAll {
 		pause = c.lease / 2
 	}
 	c.after(c.between(c.lease/20, pause), c.chaos)
@@ -232,7 +234,7 @@ func (c *cluster) chaos() {
 		if both {
 			c.sever(m, n, long)
 		}
-	case 3:
+	case breakAll:
 		for _, h := range c.heads {
 			for _, k := range h.conns {
 				if k != nil && c.chance(30) {
@@ -270,6 +272,7 @@ func (c *cluster) chaos() {
 const (
 	cutOwner     = 7  // the owner is cut off, and the volume attached elsewhere
 	blackout     = 9  // a whole room without power
+	breakAll     = 3  // connections break, with much on its way
 	again        = 18 // the volume is attached again where it is
 	afterServing = 19 // the owner dies just after it began to serve
 	afterFlush   = 20 // the power fails just after a flush

@@ -21,6 +21,7 @@ type conn struct {
 	// served: the node still takes what comes. What was sent before the connection broke may
 	// arrive after the head has another one.
 	served bool
+	stall  time.Duration // until when it lies in the node's buffers
 
 	last  [2]time.Duration // when the last message on the way arrives, each way
 	under [2][]func()      // messages on the way
@@ -79,6 +80,8 @@ func (k *conn) arrive(w way) {
 	case w == toHead && !k.open, w == toNode && !k.served:
 	case k.c.cut(from, to):
 		k.c.after(10*time.Millisecond, func() { k.arrive(w) })
+	case w == toNode && k.c.now < k.stall:
+		k.c.after(k.stall-k.c.now, func() { k.arrive(w) })
 	default:
 		do := k.under[w][0]
 		k.under[w] = k.under[w][1:]
@@ -122,8 +125,9 @@ func (k *conn) cutOff() {
 	k.open = false
 	k.c.after(k.c.between(10*time.Microsecond, 10*k.c.netMax), func() { k.head.unlinked(k) })
 	late := k.c.between(10*time.Microsecond, 10*k.c.netMax)
-	if !k.c.healed && k.c.chance(20) {
-		late = k.c.between(late, late+k.c.lease) // what is in the node's buffers is read late
+	if !k.c.healed && (k.c.favourite == breakAll || k.c.chance(20)) {
+		k.stall = k.c.now + k.c.between(late, late+k.c.lease) // long after there is another connection, perhaps
+		late += k.stall - k.c.now
 	}
 	k.c.after(late, func() {
 		k.served = false

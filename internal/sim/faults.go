@@ -146,6 +146,9 @@ func (n *node) rot() {
 	f := files[c.rand.IntN(len(files))]
 	slot := int64(c.rand.IntN(min(len(c.model.blocks), 64)))
 	at := dataStart + slot*block.Size
+	if c.chance(20) { // of a table
+		at = int64(c.rand.IntN(6)) * block.Size
+	}
 	bit := at*8 + int64(c.rand.IntN(8*block.Size))
 	if at+block.Size > f.Size || n.disk.FlipBit(f.Path, bit) != nil {
 		return

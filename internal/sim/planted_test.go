@@ -28,6 +28,7 @@ func TestPlantedBugsAreFound(t *testing.T) {
 		"snapshot during a resync mixes generations",
 		"clean while gates are closed",
 		"no drain before a promise",
+		"late duplicate admitted",
 	} {
 		t.Run(strings.ReplaceAll(bug, " ", "-"), func(t *testing.T) {
 			fault.PlantedBug = bug

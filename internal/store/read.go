@@ -110,7 +110,9 @@ func (t *table) sameRun(first, count int) int {
 	return run
 }
 
-// verify answers with the checksums in the tables.
+// verify answers with the checksums in the tables. Of a block with data that has the sum
+// of zeros it says another one: one in 2^32 that are not zeros has it, and one that is may
+// be moved as data.
 func (r *Replica) verify(q *Request) {
 	gen := r.shown(q.Generation)
 	q.step = q.Extent
@@ -132,6 +134,9 @@ func (r *Replica) verify(q *Request) {
 			q.Sums[at+i] = block.ZeroSum
 			if e := t.at(first + i); e.state == data {
 				q.Sums[at+i] = e.sum
+				if e.sum == block.ZeroSum { // who copies by sums must not take it for a hole
+					q.Sums[at+i] = ^block.ZeroSum
+				}
 			}
 		}
 	}
