@@ -115,3 +115,33 @@ func TestARemovedNodeIsLetInNowhere(t *testing.T) {
 	n2.stop()
 	n1.stop()
 }
+
+// TestTheMemberOfARemovedNodeGoesWithIt removes a node that was down already: nobody there
+// gives its vote away, and no other node can take its place.
+func TestTheMemberOfARemovedNodeGoesWithIt(t *testing.T) {
+	c := newCluster(t, 3)
+	n1, n2, n3 := c.nodes[0], c.nodes[1], c.nodes[2]
+	n1.start()
+	n1.ready(1)
+	token := n1.token(0)
+	for i, n := range c.nodes[1:] {
+		n.start("--join", n1.address, "--token", token)
+		n.ready(int32(i + 2))
+	}
+	n1.voters(n1, n2, n3)
+	n3.kill("node", "control", "data", "keeper")
+	c.await("the node to be down, and nothing to be heard of it", func() error {
+		s, err := n1.cluster().GetStatus(t.Context(), &v1.GetStatusRequest{})
+		if err == nil && s.GetNodes().GetDown() != 1 {
+			err = fmt.Errorf("%v", s.GetNodes())
+		}
+		return err
+	})
+	nodes := holdfastv1connect.NewNodeServiceClient(n1.client(), "http://holdfast")
+	if _, err := nodes.RemoveNode(t.Context(), &v1.RemoveNodeRequest{Node: n3.name}); err != nil {
+		t.Fatal(err)
+	}
+	n1.voters(n1, n2)
+	n2.stop()
+	n1.stop()
+}

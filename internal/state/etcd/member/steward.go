@@ -139,7 +139,7 @@ func (s *Steward) look(ctx context.Context) (Situation, error) {
 	if err != nil {
 		return Situation{}, err
 	}
-	places, err := s.places(ctx)
+	places, known, err := s.places(ctx)
 	if err != nil {
 		return Situation{}, err
 	}
@@ -152,7 +152,7 @@ func (s *Steward) look(ctx context.Context) (Situation, error) {
 	}
 	for i, m := range list {
 		st := statuses[i]
-		out := Member{ID: m.ID, Learner: m.IsLearner, Place: placeOf(m, places), Healthy: st != nil && st.Leader != 0}
+		out := Member{ID: m.ID, Learner: m.IsLearner, Place: placeOf(m, places, known), Healthy: st != nil && st.Leader != 0}
 		out.CaughtUp = out.Healthy && st.RaftAppliedIndex*10 >= leader*9 // as etcd has it
 		out.Down = s.downFor(m.ID, out.Healthy)
 		sit.Members = append(sit.Members, out)
@@ -178,18 +178,21 @@ func List(ctx context.Context, s *etcd.Store) ([]*pb.Member, error) {
 	return r.Members, nil
 }
 
-// places returns the nodes that are there, and those that were removed or are to be.
-func (s *Steward) places(ctx context.Context) (places []Place, err error) {
+// places returns the nodes that are there, and those that are to be removed; and which
+// nodes are in the cluster at all.
+func (s *Steward) places(ctx context.Context) (places []Place, known map[string]bool, err error) {
 	present, _, err := state.Presences.List(ctx, s.Store)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	nodes, _, err := state.Nodes.List(ctx, s.Store)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	stays, zones := map[string]bool{}, map[string]string{}
+	known = map[string]bool{}
 	for _, n := range nodes {
+		known[n.ID] = true
 		stays[n.ID], zones[n.ID] = !n.Value.GetSpec().GetRemoved(), n.Value.GetSpec().GetZone()
 	}
 	for _, p := range present {
@@ -203,17 +206,18 @@ func (s *Steward) places(ctx context.Context) (places []Place, err error) {
 			places = append(places, Place{Node: n.ID, Zone: zones[n.ID], Leaving: !stays[n.ID]})
 		}
 	}
-	return slices.DeleteFunc(places, func(p Place) bool { return p.PeerURL == "" && !p.Leaving }), nil
+	return slices.DeleteFunc(places, func(p Place) bool { return p.PeerURL == "" && !p.Leaving }), known, nil
 }
 
-// placeOf returns where a member is.
-func placeOf(m *pb.Member, places []Place) Place {
+// placeOf returns where a member is. One whose node is in the cluster no more is to go,
+// although nobody is there to say so.
+func placeOf(m *pb.Member, places []Place, known map[string]bool) Place {
 	for _, p := range places {
 		if p.Node == m.Name || p.PeerURL != "" && slices.Contains(m.PeerURLs, p.PeerURL) {
 			return p
 		}
 	}
-	return Place{Node: m.Name, PeerURL: strings.Join(m.PeerURLs, ",")}
+	return Place{Node: m.Name, PeerURL: strings.Join(m.PeerURLs, ","), Leaving: m.Name != "" && !known[m.Name]}
 }
 
 // downFor returns how long a member has not been healthy.
