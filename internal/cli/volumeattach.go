@@ -9,6 +9,7 @@ import (
 
 	"github.com/holdfast-io/holdfast/api/client"
 	v1 "github.com/holdfast-io/holdfast/api/holdfast/v1"
+	"github.com/holdfast-io/holdfast/internal/daemon"
 )
 
 func attachmentColumns(names map[string]string, volume string) []column[*v1.Attachment] {
@@ -209,16 +210,27 @@ stays.`,
 }
 
 func newVolumeAbort(r *remote) *cobra.Command {
-	return &cobra.Command{
+	var w waiting
+	var here bool
+	var config string
+	cmd := &cobra.Command{
 		Use:   "abort VOLUME",
 		Short: "Let I/O that hangs fail now",
 		Long: `Let I/O on a volume's device that waits fail now, and all that comes. Who uses
-the device gets I/O errors. It is of no use afterwards: detach it.`,
-		Example: "  holdfast volume abort db",
-		Args:    exactly("VOLUME"),
+the device gets I/O errors. It is of no use afterwards: detach it.
+
+With --here nobody is asked: the devices of that volume on this machine end,
+whether or not the node's processes and the cluster answer. A node that serves
+the volume still makes a new device then.`,
+		Example: `  holdfast volume abort db
+  holdfast volume abort db --here`,
+		Args: exactly("VOLUME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if here {
+				return abortHere(cmd, r.out, config, args[0])
+			}
 			return r.do(cmd, func(ctx context.Context, c *client.Client) error {
-				a, err := c.Attachments.Abort(ctx, &v1.AbortRequest{Volume: args[0]})
+				a, err := c.Attachments.Abort(ctx, &v1.AbortRequest{Volume: args[0], Wait: w.proto()})
 				if err != nil {
 					return err
 				}
@@ -226,4 +238,20 @@ the device gets I/O errors. It is of no use afterwards: detach it.`,
 			})
 		},
 	}
+	cmd.Flags().BoolVar(&here, "here", false, "end its devices on this machine, without asking anybody")
+	cmd.Flags().StringVar(&config, "config", "/run/holdfast/node.yaml", "with --here: the `file` that this machine's node has written")
+	w.flags(cmd, "until it is done")
+	return cmd
+}
+
+func abortHere(cmd *cobra.Command, out *output, config, volume string) error {
+	o, err := childOptions(cmd, config)
+	if err != nil {
+		return err
+	}
+	if err := daemon.Abort(cmd.Context(), o, volume); err != nil {
+		return err
+	}
+	out.say("the devices of volume %s on this machine have ended", volume)
+	return nil
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/holdfast-io/holdfast/internal/attach/keeper"
 	"github.com/holdfast-io/holdfast/internal/fault"
 	"github.com/holdfast-io/holdfast/internal/obs"
+	"github.com/holdfast-io/holdfast/internal/pool"
 )
 
 // How long processes may take to end by themselves.
@@ -90,6 +91,7 @@ func (o *NodeOptions) supervise(ctx context.Context, id identity) error {
 		return err
 	}
 	data, control := o.process("data", dataStopMax), o.process("control", controlStopMax)
+	data.waitMax = restartMostData
 	dataCtx, stopData := context.WithCancel(context.WithoutCancel(ctx))
 	controlCtx, stopControl := context.WithCancel(context.WithoutCancel(ctx))
 	go control.watch(controlCtx)
@@ -103,14 +105,26 @@ func (o *NodeOptions) supervise(ctx context.Context, id identity) error {
 	<-data.ended
 	stopControl()
 	<-control.ended
-	o.endKeeper()
+	if o.endKeeper() {
+		o.unmountPools()
+	}
 	return nil
+}
+
+// unmountPools takes the pools' filesystems off: nobody uses them any more. Whoever starts
+// the node mounts them again.
+func (o *NodeOptions) unmountPools() {
+	for _, path := range o.Config.Pools {
+		if err := pool.Unmount(path); err != nil {
+			o.Log.Warn("a pool stays mounted", "pool", path, obs.Err(err))
+		}
+	}
 }
 
 // process returns one of the node's processes.
 func (o *NodeOptions) process(name string, stopMax time.Duration) *process {
 	return &process{name: name, command: []string{o.Program, name, "--config", o.Config.childConfig()},
-		pidFile: o.Config.pidFile(name), stopMax: stopMax, log: o.Log, ended: make(chan struct{})}
+		pidFile: o.Config.pidFile(name), stopMax: stopMax, waitMax: restartMost, log: o.Log, ended: make(chan struct{})}
 }
 
 // keeper has a keeper run, or waits for the one that somebody else runs: one of ours would
@@ -169,22 +183,23 @@ func (o *NodeOptions) keepKeeper(ctx context.Context) {
 }
 
 // endKeeper has the keeper end if it holds nothing, and otherwise says what goes on. One
-// that somebody else runs is theirs: Kubernetes would start it again, each time later.
-func (o *NodeOptions) endKeeper() {
+// that somebody else runs is theirs: Kubernetes would start it again, each time later. It
+// reports whether there are no devices, as far as that is known.
+func (o *NodeOptions) endKeeper() bool {
 	if o.Config.KeeperApart {
-		return
+		return false
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	k, err := keeper.DialTool(ctx, o.Config.keeperSocket())
 	if err != nil {
-		return
+		return true
 	}
 	defer k.Close()
 	list, err := k.List(ctx)
 	if err == nil && len(list) > 0 {
 		o.Log.Warn("devices stay, and their I/O waits for this node to be started again", "devices", len(list), "keeper", k.PID())
-		return
+		return false
 	}
 	_ = unix.Kill(k.PID(), unix.SIGTERM) // it ends only if it holds nothing
 	select {
@@ -192,6 +207,7 @@ func (o *NodeOptions) endKeeper() {
 	case <-ctx.Done():
 	}
 	_ = os.Remove(o.Config.pidFile("keeper"))
+	return err == nil
 }
 
 func pause(ctx context.Context, d time.Duration) {

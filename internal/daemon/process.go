@@ -20,11 +20,12 @@ import (
 )
 
 // How soon a process that ended is started again: at once if it had run for a while, else
-// later and later.
+// later and later. For data that is not late at all: I/O waits meanwhile.
 const (
-	restartLeast  = 100 * time.Millisecond
-	restartMost   = 15 * time.Second
-	restartForget = time.Minute
+	restartLeast    = 100 * time.Millisecond
+	restartMost     = 15 * time.Second
+	restartMostData = time.Second
+	restartForget   = time.Minute
 )
 
 // process is one of the node's processes, watched over.
@@ -33,6 +34,7 @@ type process struct {
 	command []string // that starts it
 	pidFile string
 	stopMax time.Duration // to end by itself
+	waitMax time.Duration // before it is started again
 	log     *slog.Logger
 
 	ended chan struct{} // closed when it is not watched any more
@@ -54,7 +56,7 @@ func (p *process) watch(ctx context.Context) {
 		p.log.Warn("a process of this node has ended and is started again", "process", p.name, "after", time.Since(began).Round(time.Millisecond), "wait", wait, obs.Err(err))
 		select {
 		case <-time.After(wait):
-			wait = min(2*wait, restartMost)
+			wait = min(2*wait, p.waitMax)
 		case <-ctx.Done():
 		}
 	}

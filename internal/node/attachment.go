@@ -175,6 +175,12 @@ func (a *attachment) bring(w wish) error {
 	if w.nothing() {
 		return a.detach()
 	}
+	aborted := w.attach != nil && w.attach.Aborted
+	if aborted { // first: it may be that nothing else can be done
+		if err := a.abort(); err != nil {
+			return err
+		}
+	}
 	if a.head == nil {
 		if err := a.claim(); err != nil {
 			return err
@@ -186,8 +192,8 @@ func (a *attachment) bring(w wish) error {
 		return a.hide()
 	case w.attach == nil:
 		return a.bury()
-	case w.attach.Aborted:
-		return a.abort()
+	case aborted:
+		return nil
 	case a.show == nil:
 		if err := a.bury(); err != nil {
 			return err
@@ -515,6 +521,10 @@ func (a *attachment) release() error {
 
 // abort has everything fail that waits, and all that comes.
 func (a *attachment) abort() error {
+	if a.show == nil && a.left != nil {
+		a.log.Warn("aborted, as was wished for, before it was taken over")
+		return a.discard()
+	}
 	if a.show == nil {
 		return nil
 	}
@@ -522,8 +532,9 @@ func (a *attachment) abort() error {
 	if err := a.show.Abort(); err != nil {
 		return err
 	}
-	h := a.head
-	a.d.node.do(func() { h.step(coordinator.Abort{}, nil) })
+	if h := a.head; h != nil {
+		a.d.node.do(func() { h.step(coordinator.Abort{}, nil) })
+	}
 	<-a.show.Ended()
 	a.died()
 	return nil

@@ -48,17 +48,26 @@ func (a *attachment) mount(w wish) error {
 		if err := mount.Check(ctx, device); err != nil {
 			return err
 		}
+		if mount.Behind(ctx, device) { // the volume grew when it was mounted nowhere, or couldn't grow with it
+			if err := mount.Grow(ctx, device); err != nil {
+				return err
+			}
+		}
 	}
 	flags := w.attach.MountOptions
 	if a.snapshot {
 		flags = append(slices.Clone(flags), snapshotFlags[found.Kind]...)
 	}
 	err = mount.Mount(ctx, device, w.attach.MountPath, mount.Options{Kind: kind, ReadOnly: readOnly, Flags: flags})
-	if err == nil {
-		a.mounted = w.attach.MountPath
-		a.log.Info("mounted", "device", device, "path", a.mounted)
+	if err != nil {
+		return err
 	}
-	return err
+	a.mounted = w.attach.MountPath
+	a.log.Info("mounted", "device", device, "path", a.mounted)
+	if readOnly || found.Kind != mount.XFS {
+		return nil
+	}
+	return mount.Grow(ctx, device) // nothing, if it has not grown
 }
 
 // unmount takes the device off where this node mounted it, unless that is where it is to

@@ -32,12 +32,19 @@ func (a *attachment) status(w wish, problem error) *v1.AttachmentStatus {
 		s.Device, s.Address, s.Frontend, s.MountPath, s.SizeBytes = a.show.Device().Link, a.address(), string(a.kind), a.mounted, a.shown
 		addStats(s.Stats, a.show.Stats())
 	}
+	if a.show != nil && w.attach.GetMountPath() != a.mounted && forPeople(problem) {
+		s.MountRefused = w.attach.GetMountPath()
+	}
 	if w.attach == nil && !w.nothing() {
 		s.Frontend = "none"
 	}
 	switch {
 	case w.nothing():
 		s.State = v1.AttachmentState_ATTACHMENT_STATE_DETACHING
+	case w.attach != nil && w.attach.Aborted && a.show == nil && a.left == nil:
+		s.State = v1.AttachmentState_ATTACHMENT_STATE_FAILED
+		s.Conditions = append(s.Conditions, &v1.Condition{Type: "Ready", Reason: "Aborted",
+			Message: "its I/O was made to fail, as was asked: end its users, and detach it: holdfast volume detach " + w.volume.Meta.GetName()})
 	case a.show != nil && serving, w.attach == nil && serving:
 		s.State = v1.AttachmentState_ATTACHMENT_STATE_ATTACHED
 	case a.show != nil:
@@ -52,6 +59,15 @@ func (a *attachment) status(w wish, problem error) *v1.AttachmentStatus {
 		s.Conditions = append(s.Conditions, &v1.Condition{Type: "Changed", Reason: "ChangeFailed", Message: a.unchanged})
 	}
 	return s
+}
+
+// forPeople reports whether an error stays until somebody does something about it.
+func forPeople(err error) bool {
+	switch fault.KindOf(err) {
+	case fault.Corrupt, fault.Precondition, fault.Exists, fault.Invalid, fault.Unsupported, fault.Denied:
+		return err != nil
+	}
+	return false
 }
 
 // healthConditions returns what is wrong with the volume, as its head knows it, with

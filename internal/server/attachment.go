@@ -197,6 +197,9 @@ func (s *attachments) mayReplace(volume state.Entry[*v1.Volume], have, want *v1.
 	return s.fitFor(want)
 }
 
+// reasonAborted is of the condition by which a node says that it is done with an abort.
+const reasonAborted = "Aborted"
+
 // attachedYet reports whether the device, and the mount, that are wanted are there.
 func (s *attachments) attachedYet(volume string, want *v1.AttachmentSpec) (bool, string, error) {
 	a := s.view.attachment(volume)
@@ -208,6 +211,10 @@ func (s *attachments) attachedYet(volume string, want *v1.AttachmentSpec) (bool,
 	case v1.AttachmentState_ATTACHMENT_STATE_ATTACHED:
 		if a.Status.MountPath == want.MountPath {
 			return true, "", nil
+		}
+		if want.MountPath != "" && a.Status.MountRefused == want.MountPath {
+			return false, "", fault.WithCure(fault.Errorf("server", fault.Precondition, "it is attached, but not mounted at %s: %s", want.MountPath, why),
+				"mend what the message says; the node tries again by itself, until the volume is unmounted or detached")
 		}
 		return false, "its filesystem is not mounted yet: " + why, nil
 	case v1.AttachmentState_ATTACHMENT_STATE_FAILED:
@@ -377,6 +384,10 @@ func (s *attachments) attached(ctx context.Context, ref string) (volume state.En
 
 // Abort lets I/O that waits fail.
 func (s *attachments) Abort(ctx context.Context, r *v1.AbortRequest) (*v1.Attachment, error) {
+	wait, err := checkWait(r.Wait)
+	if err != nil {
+		return nil, err
+	}
 	volume, e, err := s.attached(ctx, r.Volume)
 	if err != nil {
 		return nil, err
@@ -387,6 +398,14 @@ func (s *attachments) Abort(ctx context.Context, r *v1.AbortRequest) (*v1.Attach
 		}
 		a.Spec.Aborted = true
 		return []state.Op{s.event(ctx, state.KindVolume, volume.Value.Meta, "Aborted", "its I/O is to fail at once")}, nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	err = s.waitFor(ctx, wait, fmt.Sprintf("volume %s is not aborted", volume.Value.Meta.Name), func() (bool, string, error) {
+		a := s.view.attachment(e.ID)
+		done := a == nil || slices.ContainsFunc(a.Status.Conditions, func(c *v1.Condition) bool { return c.Reason == reasonAborted })
+		return done, "its node does not say so: on that machine, holdfast volume abort --here does it", nil
 	})
 	if err != nil {
 		return nil, err

@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -224,6 +225,61 @@ func TestRules(t *testing.T) {
 		must(t, w.end(c))
 		w.verify(t, w.path)
 		c.detach("left")
+	})
+
+	c.during(t, "AnAbortFreesADeviceThatHangs", func(t *testing.T) {
+		c.volume("stuck", 64<<20, 2)
+		device := n1.attach("stuck")
+		sh(t, `dd if=/dev/urandom of="$1" bs=1M count=4 oflag=direct status=none`, device)
+		sum := sh(t, `sha256sum <"$1"`, device)
+		data := n1.pid("data")
+		must(t, syscall.Kill(data, syscall.SIGSTOP))
+		defer syscall.Kill(data, syscall.SIGCONT)
+		hangs := exec.Command("dd", "if="+device, "of=/dev/null", "bs=4k", "count=1", "iflag=direct")
+		must(t, hangs.Start())
+		ended := make(chan error, 1)
+		go func() { ended <- hangs.Wait() }()
+		n1.mustCLI("volume", "abort", "stuck", "--here", "--config", n1.path("run/node.yaml"))
+		select {
+		case err := <-ended:
+			if err == nil {
+				t.Error("a read that nobody served succeeded")
+			}
+		case <-time.After(patience):
+			t.Fatal("the read hangs still")
+		}
+		must(t, syscall.Kill(data, syscall.SIGCONT))
+		c.await("n1 has made another device", func(ctx context.Context) bool {
+			return n1.serves(ctx, "stuck") && exec.CommandContext(ctx, "dd", "if="+device, "of=/dev/null", "bs=4k", "count=1", "iflag=direct").Run() == nil
+		})
+		if out := n1.mustCLI("volume", "abort", "stuck"); !strings.Contains(out, "holdfast volume detach stuck") || strings.Contains(out, "attaching") {
+			t.Errorf("after an abort it says:\n%s", out)
+		}
+		c.detach("stuck")
+		if got := sh(t, `sha256sum <"$1"`, n1.attach("stuck")); got != sum {
+			t.Errorf("the volume has %s, want %s", got, sum)
+		}
+		c.detach("stuck")
+	})
+
+	c.during(t, "AFilesystemThatCantBeMountedIsSaidAtOnceAndNotOverwritten", func(t *testing.T) {
+		n1.mustCLI("volume", "create", "spoiled", "--size", "320Mi", "--repl", "1", "--fs", "xfs")
+		sh(t, `echo mine >"$1/file"`, n1.mount("spoiled"))
+		n1.mustCLI("volume", "unmount", "spoiled")
+		device := n1.path("dev/spoiled")
+		sh(t, `dd if="$1" of="$2" bs=1M count=1 status=none; dd if=/dev/zero of="$1" bs=1M count=1 conv=fsync status=none`, device, n1.path("beginning"))
+		out, err := n1.cli("volume", "mount", "spoiled", n1.path("mnt-spoiled"))
+		if err == nil || !strings.Contains(out, "not mounted at") || !strings.Contains(out, "it is not blank") {
+			t.Errorf("the mount says: %v\n%s", err, out)
+		}
+		n1.mustCLI("volume", "unmount", "spoiled")
+		sh(t, `dd if="$2" of="$1" conv=fsync status=none`, device, n1.path("beginning"))
+		c.detach("spoiled")
+		if got := sh(t, `cat "$1/file"`, n1.mount("spoiled")); got != "mine" {
+			t.Errorf("the file has %q", got)
+		}
+		c.detach("spoiled")
+		n1.mustCLI("volume", "delete", "spoiled")
 	})
 
 	c.during(t, "ClientsOfNBDUseAVolumeUntilItIsTakenFromThem", c.exports)

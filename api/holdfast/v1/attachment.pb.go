@@ -365,6 +365,7 @@ func (x *UnmountRequest) GetWait() *durationpb.Duration {
 type AbortRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Volume        string                 `protobuf:"bytes,1,opt,name=volume,proto3" json:"volume,omitempty"`
+	Wait          *durationpb.Duration   `protobuf:"bytes,2,opt,name=wait,proto3" json:"wait,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -404,6 +405,13 @@ func (x *AbortRequest) GetVolume() string {
 		return x.Volume
 	}
 	return ""
+}
+
+func (x *AbortRequest) GetWait() *durationpb.Duration {
+	if x != nil {
+		return x.Wait
+	}
+	return nil
 }
 
 type GetAttachmentRequest struct {
@@ -705,9 +713,10 @@ const file_holdfast_v1_attachment_proto_rawDesc = "" +
 	"\x04wait\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x04wait\"W\n" +
 	"\x0eUnmountRequest\x12\x16\n" +
 	"\x06volume\x18\x01 \x01(\tR\x06volume\x12-\n" +
-	"\x04wait\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x04wait\"&\n" +
+	"\x04wait\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x04wait\"U\n" +
 	"\fAbortRequest\x12\x16\n" +
-	"\x06volume\x18\x01 \x01(\tR\x06volume\".\n" +
+	"\x06volume\x18\x01 \x01(\tR\x06volume\x12-\n" +
+	"\x04wait\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x04wait\".\n" +
 	"\x14GetAttachmentRequest\x12\x16\n" +
 	"\x06volume\x18\x01 \x01(\tR\x06volume\"\x9c\x01\n" +
 	"\x16ListAttachmentsRequest\x12\x12\n" +
@@ -774,31 +783,32 @@ var file_holdfast_v1_attachment_proto_depIdxs = []int32{
 	11, // 2: holdfast.v1.DetachRequest.wait:type_name -> google.protobuf.Duration
 	11, // 3: holdfast.v1.MountRequest.wait:type_name -> google.protobuf.Duration
 	11, // 4: holdfast.v1.UnmountRequest.wait:type_name -> google.protobuf.Duration
-	13, // 5: holdfast.v1.ListAttachmentsRequest.state:type_name -> holdfast.v1.AttachmentState
-	14, // 6: holdfast.v1.ListAttachmentsResponse.attachments:type_name -> holdfast.v1.Attachment
-	15, // 7: holdfast.v1.WatchAttachmentsResponse.change:type_name -> holdfast.v1.Change
-	14, // 8: holdfast.v1.WatchAttachmentsResponse.attachment:type_name -> holdfast.v1.Attachment
-	0,  // 9: holdfast.v1.AttachmentService.Attach:input_type -> holdfast.v1.AttachRequest
-	1,  // 10: holdfast.v1.AttachmentService.Detach:input_type -> holdfast.v1.DetachRequest
-	3,  // 11: holdfast.v1.AttachmentService.Mount:input_type -> holdfast.v1.MountRequest
-	4,  // 12: holdfast.v1.AttachmentService.Unmount:input_type -> holdfast.v1.UnmountRequest
-	5,  // 13: holdfast.v1.AttachmentService.Abort:input_type -> holdfast.v1.AbortRequest
-	6,  // 14: holdfast.v1.AttachmentService.GetAttachment:input_type -> holdfast.v1.GetAttachmentRequest
-	7,  // 15: holdfast.v1.AttachmentService.ListAttachments:input_type -> holdfast.v1.ListAttachmentsRequest
-	9,  // 16: holdfast.v1.AttachmentService.WatchAttachments:input_type -> holdfast.v1.WatchAttachmentsRequest
-	14, // 17: holdfast.v1.AttachmentService.Attach:output_type -> holdfast.v1.Attachment
-	2,  // 18: holdfast.v1.AttachmentService.Detach:output_type -> holdfast.v1.DetachResponse
-	14, // 19: holdfast.v1.AttachmentService.Mount:output_type -> holdfast.v1.Attachment
-	14, // 20: holdfast.v1.AttachmentService.Unmount:output_type -> holdfast.v1.Attachment
-	14, // 21: holdfast.v1.AttachmentService.Abort:output_type -> holdfast.v1.Attachment
-	14, // 22: holdfast.v1.AttachmentService.GetAttachment:output_type -> holdfast.v1.Attachment
-	8,  // 23: holdfast.v1.AttachmentService.ListAttachments:output_type -> holdfast.v1.ListAttachmentsResponse
-	10, // 24: holdfast.v1.AttachmentService.WatchAttachments:output_type -> holdfast.v1.WatchAttachmentsResponse
-	17, // [17:25] is the sub-list for method output_type
-	9,  // [9:17] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	11, // 5: holdfast.v1.AbortRequest.wait:type_name -> google.protobuf.Duration
+	13, // 6: holdfast.v1.ListAttachmentsRequest.state:type_name -> holdfast.v1.AttachmentState
+	14, // 7: holdfast.v1.ListAttachmentsResponse.attachments:type_name -> holdfast.v1.Attachment
+	15, // 8: holdfast.v1.WatchAttachmentsResponse.change:type_name -> holdfast.v1.Change
+	14, // 9: holdfast.v1.WatchAttachmentsResponse.attachment:type_name -> holdfast.v1.Attachment
+	0,  // 10: holdfast.v1.AttachmentService.Attach:input_type -> holdfast.v1.AttachRequest
+	1,  // 11: holdfast.v1.AttachmentService.Detach:input_type -> holdfast.v1.DetachRequest
+	3,  // 12: holdfast.v1.AttachmentService.Mount:input_type -> holdfast.v1.MountRequest
+	4,  // 13: holdfast.v1.AttachmentService.Unmount:input_type -> holdfast.v1.UnmountRequest
+	5,  // 14: holdfast.v1.AttachmentService.Abort:input_type -> holdfast.v1.AbortRequest
+	6,  // 15: holdfast.v1.AttachmentService.GetAttachment:input_type -> holdfast.v1.GetAttachmentRequest
+	7,  // 16: holdfast.v1.AttachmentService.ListAttachments:input_type -> holdfast.v1.ListAttachmentsRequest
+	9,  // 17: holdfast.v1.AttachmentService.WatchAttachments:input_type -> holdfast.v1.WatchAttachmentsRequest
+	14, // 18: holdfast.v1.AttachmentService.Attach:output_type -> holdfast.v1.Attachment
+	2,  // 19: holdfast.v1.AttachmentService.Detach:output_type -> holdfast.v1.DetachResponse
+	14, // 20: holdfast.v1.AttachmentService.Mount:output_type -> holdfast.v1.Attachment
+	14, // 21: holdfast.v1.AttachmentService.Unmount:output_type -> holdfast.v1.Attachment
+	14, // 22: holdfast.v1.AttachmentService.Abort:output_type -> holdfast.v1.Attachment
+	14, // 23: holdfast.v1.AttachmentService.GetAttachment:output_type -> holdfast.v1.Attachment
+	8,  // 24: holdfast.v1.AttachmentService.ListAttachments:output_type -> holdfast.v1.ListAttachmentsResponse
+	10, // 25: holdfast.v1.AttachmentService.WatchAttachments:output_type -> holdfast.v1.WatchAttachmentsResponse
+	18, // [18:26] is the sub-list for method output_type
+	10, // [10:18] is the sub-list for method input_type
+	10, // [10:10] is the sub-list for extension type_name
+	10, // [10:10] is the sub-list for extension extendee
+	0,  // [0:10] is the sub-list for field type_name
 }
 
 func init() { file_holdfast_v1_attachment_proto_init() }

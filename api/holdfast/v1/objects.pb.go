@@ -1986,8 +1986,9 @@ type AttachmentStatus struct {
 	Replicas      []*ReplicaStatus       `protobuf:"bytes,7,rep,name=replicas,proto3" json:"replicas,omitempty"` // as the head sees them
 	Conditions    []*Condition           `protobuf:"bytes,8,rep,name=conditions,proto3" json:"conditions,omitempty"`
 	Stats         *IOStats               `protobuf:"bytes,9,opt,name=stats,proto3" json:"stats,omitempty"`
-	SizeBytes     int64                  `protobuf:"varint,10,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"` // of the device, and of the filesystem that is mounted from it by Holdfast
-	Address       string                 `protobuf:"bytes,11,opt,name=address,proto3" json:"address,omitempty"`                       // of an export: nbd+unix:///db?socket=PATH, or nbds://HOST:PORT/db
+	SizeBytes     int64                  `protobuf:"varint,10,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`         // of the device, and of the filesystem that is mounted from it by Holdfast
+	Address       string                 `protobuf:"bytes,11,opt,name=address,proto3" json:"address,omitempty"`                               // of an export: nbd+unix:///db?socket=PATH, or nbds://HOST:PORT/db
+	MountRefused  string                 `protobuf:"bytes,12,opt,name=mount_refused,json=mountRefused,proto3" json:"mount_refused,omitempty"` // where its filesystem can't be mounted before somebody has mended what the conditions say
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2095,6 +2096,13 @@ func (x *AttachmentStatus) GetSizeBytes() int64 {
 func (x *AttachmentStatus) GetAddress() string {
 	if x != nil {
 		return x.Address
+	}
+	return ""
+}
+
+func (x *AttachmentStatus) GetMountRefused() string {
+	if x != nil {
+		return x.MountRefused
 	}
 	return ""
 }
@@ -3600,7 +3608,7 @@ const file_holdfast_v1_objects_proto_rawDesc = "" +
 	" \x01(\v2\x13.holdfast.v1.ExportR\x06export\"8\n" +
 	"\x06Export\x12\x16\n" +
 	"\x06socket\x18\x01 \x01(\tR\x06socket\x12\x16\n" +
-	"\x06listen\x18\x02 \x01(\tR\x06listen\"\x9d\x03\n" +
+	"\x06listen\x18\x02 \x01(\tR\x06listen\"\xc2\x03\n" +
 	"\x10AttachmentStatus\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x122\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x1c.holdfast.v1.AttachmentStateR\x05state\x12\x16\n" +
@@ -3617,7 +3625,8 @@ const file_holdfast_v1_objects_proto_rawDesc = "" +
 	"\n" +
 	"size_bytes\x18\n" +
 	" \x01(\x03R\tsizeBytes\x12\x18\n" +
-	"\aaddress\x18\v \x01(\tR\aaddress\"\xf2\x01\n" +
+	"\aaddress\x18\v \x01(\tR\aaddress\x12#\n" +
+	"\rmount_refused\x18\f \x01(\tR\fmountRefused\"\xf2\x01\n" +
 	"\aIOStats\x12\x14\n" +
 	"\x05reads\x18\x01 \x01(\x04R\x05reads\x12\x16\n" +
 	"\x06writes\x18\x02 \x01(\x04R\x06writes\x12\x18\n" +

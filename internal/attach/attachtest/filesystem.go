@@ -94,6 +94,7 @@ func (o *outliving) mount(fs filesystem) (dir string, unmount func()) {
 			o.t.Errorf("unmount %s: %v", dir, err)
 			_ = unix.Unmount(dir, unix.MNT_DETACH) // the test has failed
 		}
+		o.released()
 	}
 	o.t.Cleanup(func() {
 		if o.t.Failed() {
@@ -106,6 +107,29 @@ func (o *outliving) mount(fs filesystem) (dir string, unmount func()) {
 
 // disturbedMax is how long one command may take while it is disturbed all the time.
 const disturbedMax = 5 * patience
+
+// released waits until no filesystem uses the device: a namespace that was made meanwhile, of
+// a container, has the mount too, and its end is the filesystem's.
+func (o *outliving) released() {
+	o.t.Helper()
+	end := time.After(patience)
+	for tick := time.NewTicker(10 * time.Millisecond); ; {
+		fd, err := unix.Open(o.link(), unix.O_RDONLY|unix.O_EXCL|unix.O_CLOEXEC, 0)
+		if err == nil {
+			_ = unix.Close(fd)
+			return
+		}
+		if !errors.Is(err, unix.EBUSY) {
+			return // it is gone, after a failure
+		}
+		select {
+		case <-tick.C:
+		case <-end:
+			o.t.Errorf("%s: a filesystem is mounted from it still", o.link())
+			return
+		}
+	}
+}
 
 // through runs a command, and disturbs the device again and again until it ends. It
 // must succeed. The number of disturbances is returned.

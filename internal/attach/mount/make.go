@@ -83,7 +83,8 @@ const xfsBytesMin = 300 << 20
 
 // Make makes a filesystem on a device. A device that carries anything is refused with
 // fault.Exists, unless forced: a filesystem of the kind that is asked for, too, since who
-// wants that one asks Probe first. One that is mounted or otherwise in use is fault.Busy,
+// wants that one asks Probe first; and bytes that are nothing known, where filesystems have
+// what they need most, since a filesystem whose beginning was lost looks like that. One that is mounted or otherwise in use is fault.Busy,
 // even then. Everything on the device is discarded first, so what it held before takes no
 // space, and tables that must be zeros need not be written.
 func Make(ctx context.Context, device string, o MakeOptions) error {
@@ -99,7 +100,7 @@ func Make(ctx context.Context, device string, o MakeOptions) error {
 		return fault.WithCure(fault.Errorf(op, fault.Invalid, "%s has %d bytes; XFS needs %d MiB", device, size, xfsBytesMin>>20),
 			"make the volume larger, or use ext4")
 	}
-	zeros, err := empty(ctx, device, o.Force)
+	zeros, err := empty(ctx, device, size, o.Force)
 	switch {
 	case err != nil:
 	case o.Kind == XFS:
@@ -123,6 +124,11 @@ func idle(device string) (int64, error) {
 	if holders, _ := filepath.Glob(inSysfs(device, "holders/*")); len(holders) > 0 { // the pattern is good
 		return 0, fault.Errorf("idle", fault.Busy, "%s is a part of %s", device, filepath.Base(holders[0]))
 	}
+	return sizeOf(device)
+}
+
+// sizeOf returns the bytes of a device.
+func sizeOf(device string) (int64, error) {
 	raw, err := os.ReadFile(inSysfs(device, "size"))
 	if err != nil {
 		return 0, err
@@ -140,7 +146,7 @@ func inSysfs(device, name string) string {
 
 // empty takes away what a device carries, which must be nothing unless forced, and
 // reports whether it then reads as zeros.
-func empty(ctx context.Context, device string, force bool) (zeros bool, err error) {
+func empty(ctx context.Context, device string, size int64, force bool) (zeros bool, err error) {
 	found, err := Probe(ctx, device)
 	if err != nil {
 		return false, err
@@ -152,11 +158,40 @@ func empty(ctx context.Context, device string, force bool) (zeros bool, err erro
 		if _, err := run(ctx, wipefs, "--all", device); err != nil { // which refuses what is in use
 			return false, err
 		}
+	} else if !force {
+		if err := unused(ctx, device, size); err != nil {
+			return false, err
+		}
 	}
 	if _, err = run(ctx, blkdiscard, device); exitOf(err) > 0 { // it takes no discards: it may hold anything
 		return false, nil
 	}
 	return err == nil, err
+}
+
+// lookBytes is how much is looked at in each place.
+const lookBytes = 1 << 20
+
+// unused returns fault.Exists when there is something else than zeros on a device: at its
+// beginning, at its end, where ext4 has the first copy of its beginning, and where XFS has
+// the beginnings of its parts.
+func unused(ctx context.Context, device string, size int64) error {
+	for _, at := range []int64{0, 128 << 20, size / 4, size / 2, size / 4 * 3, size - lookBytes} {
+		at = max(0, at) / 4096 * 4096
+		if at >= size {
+			continue
+		}
+		n := min(lookBytes, size-at)
+		_, err := run(ctx, cmp, "--quiet", "--ignore-initial="+strconv.FormatInt(at, 10)+":0", "--bytes="+strconv.FormatInt(n, 10), device, "/dev/zero")
+		switch {
+		case exitOf(err) == 1:
+			return fault.WithCure(fault.Errorf("unused", fault.Exists, "%s carries no filesystem, but it is not blank: there is something at byte %d or soon after", device, at),
+				"if a filesystem lost its beginning, repair it: e2fsck, xfs_repair, or an older snapshot; if nothing of that is needed: blkdiscard "+device)
+		case err != nil:
+			return err
+		}
+	}
+	return nil
 }
 
 func makeXFS(ctx context.Context, device string, o MakeOptions) error {

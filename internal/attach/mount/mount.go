@@ -19,6 +19,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -173,6 +174,33 @@ func Grow(ctx context.Context, device string) error {
 		}
 	}
 	return fault.Wrap(op, err)
+}
+
+// Behind reports whether the ext4 on a device, which is not mounted, is smaller than the
+// device has become. Of XFS that is not known before it is mounted, and of what can't be
+// read it is not said.
+func Behind(ctx context.Context, device string) bool {
+	found, err := Probe(ctx, device)
+	if err != nil || found.Kind != Ext4 {
+		return false
+	}
+	size, err := sizeOf(device)
+	if err != nil {
+		return false
+	}
+	out, err := run(ctx, dumpe2fs, "-h", device)
+	if err != nil {
+		return false
+	}
+	blocks, blockBytes := int64(0), int64(0)
+	for _, line := range strings.Split(string(out), "\n") {
+		if name, value, ok := strings.Cut(line, ":"); ok && name == "Block count" {
+			blocks, _ = strconv.ParseInt(strings.TrimSpace(value), 10, 64) // 0 is not known
+		} else if ok && name == "Block size" {
+			blockBytes, _ = strconv.ParseInt(strings.TrimSpace(value), 10, 64)
+		}
+	}
+	return blocks*blockBytes > 0 && size-blocks*blockBytes >= blockBytes
 }
 
 func growMounted(ctx context.Context, device string, m Mounted) (err error) {

@@ -174,6 +174,24 @@ func TestWhatIsOnTheDeviceIsNotOverwritten(t *testing.T) {
 	}
 }
 
+// A filesystem that lost its beginning is not taken for a blank device.
+func TestAFilesystemWithoutItsBeginningIsNotOverwritten(t *testing.T) {
+	both(t, func(t *testing.T, kind Kind) {
+		ctx, d := t.Context(), newDisk(t, diskSize)
+		must(t, Make(ctx, d.device, MakeOptions{Kind: kind}))
+		for _, lost := range []string{"64", "8192"} { // KiB
+			shell(t, "dd", "if=/dev/zero", "of="+d.device, "bs=1K", "count="+lost, "conv=fsync", "status=none")
+			if f, err := Probe(ctx, d.device); err != nil || !f.Blank() {
+				t.Errorf("it carries %+v (%v)", f, err)
+			}
+			if err := Make(ctx, d.device, MakeOptions{Kind: kind}); !fault.Is(err, fault.Exists) {
+				t.Errorf("mkfs after %s KiB were lost: %v", lost, err)
+			}
+		}
+		must(t, Make(ctx, d.device, MakeOptions{Kind: kind, Force: true}))
+	})
+}
+
 func TestWhatCantBeIsRefused(t *testing.T) {
 	ctx, d := t.Context(), newDisk(t, 64<<20)
 	for _, test := range []struct {

@@ -24,9 +24,11 @@ var (
 	fstrim     = tool{"fstrim", "util-linux"}
 	mkfsExt4   = tool{"mkfs.ext4", "e2fsprogs"}
 	e2fsck     = tool{"e2fsck", "e2fsprogs"}
+	dumpe2fs   = tool{"dumpe2fs", "e2fsprogs"}
 	resize2fs  = tool{"resize2fs", "e2fsprogs"}
 	mkfsXFS    = tool{"mkfs.xfs", "xfsprogs"}
 	xfsGrowfs  = tool{"xfs_growfs", "xfsprogs"}
+	cmp        = tool{"cmp", "diffutils"}
 )
 
 // paths is where programs of administrators may be, also when PATH leaves it out.

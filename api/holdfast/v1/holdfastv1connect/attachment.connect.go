@@ -72,7 +72,8 @@ type AttachmentServiceClient interface {
 	Mount(context.Context, *v1.MountRequest) (*v1.Attachment, error)
 	// Unmount unmounts it, and leaves the device.
 	Unmount(context.Context, *v1.UnmountRequest) (*v1.Attachment, error)
-	// Abort lets I/O that waits fail now. The device is of no use afterwards: detach it.
+	// Abort lets I/O that waits fail now. The device is of no use afterwards: detach it. The wait
+	// ends when its node says that it is done.
 	Abort(context.Context, *v1.AbortRequest) (*v1.Attachment, error)
 	// GetAttachment returns the attachment of one volume.
 	GetAttachment(context.Context, *v1.GetAttachmentRequest) (*v1.Attachment, error)
@@ -241,7 +242,8 @@ type AttachmentServiceHandler interface {
 	Mount(context.Context, *v1.MountRequest) (*v1.Attachment, error)
 	// Unmount unmounts it, and leaves the device.
 	Unmount(context.Context, *v1.UnmountRequest) (*v1.Attachment, error)
-	// Abort lets I/O that waits fail now. The device is of no use afterwards: detach it.
+	// Abort lets I/O that waits fail now. The device is of no use afterwards: detach it. The wait
+	// ends when its node says that it is done.
 	Abort(context.Context, *v1.AbortRequest) (*v1.Attachment, error)
 	// GetAttachment returns the attachment of one volume.
 	GetAttachment(context.Context, *v1.GetAttachmentRequest) (*v1.Attachment, error)
