@@ -55,7 +55,7 @@ func TestVolumeIsExportedThroughARestart(t *testing.T) {
 	}
 	m.stop()
 	m.start()
-	waitFor(t, func() bool { _, err := os.Stat(m.o.ExportDir + "/db.sock"); return err == nil })
+	waitFor(t, func() bool { return exec.Command("timeout", "10", "nbdinfo", "--size", uri).Run() == nil }) // the socket comes before the export
 	sh(t, `timeout 60 qemu-img compare -f raw -F raw "$1" "$2"`, image, uri)
 	sh(t, `cd "$2"; timeout 60 fio --name=x --ioengine=nbd --uri="$1" --rw=randwrite --bs=4k --size=16M --iodepth=16 --verify=crc32c --end_fsync=1 >"$2/fio" || { cat "$2/fio"; false; }`, uri, dir)
 	m.detach(id)
