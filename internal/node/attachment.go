@@ -110,8 +110,10 @@ func (a *attachment) remember() {
 		switch {
 		case err == nil && e.Value.NodeId == a.d.o.Node.String():
 			a.said = e.Value
-			if at, found, err := mount.At(e.Value.MountPath); err == nil && found {
-				a.mounted = at.Dir
+			if e.Value.MountPath != "" { // or it is mounted by somebody else, if at all
+				if at, found, err := mount.At(e.Value.MountPath); err == nil && found {
+					a.mounted = at.Dir
+				}
 			}
 			return
 		case err == nil, fault.Is(err, fault.NotFound), a.d.ctx.Err() != nil:

@@ -326,3 +326,12 @@ short line
 		t.Errorf("this machine has %d mounts (%v)", len(list), err)
 	}
 }
+
+// A node that was started again took a volume that it had not mounted for one that was
+// mounted at "", its working directory: it wished to unmount the machine's root.
+func TestNothingIsMountedAtNoPath(t *testing.T) {
+	t.Chdir("/")
+	if m, found, err := At(""); found || err != nil {
+		t.Errorf("it is %+v, %v", m, err)
+	}
+}

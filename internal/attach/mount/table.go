@@ -65,8 +65,12 @@ func parseLine(line string) (m Mounted, ok bool) {
 		ReadOnly: strings.Contains(options, ",ro,"), Kind: right[0], Source: unescape.Replace(right[1])}, true
 }
 
-// At returns what is mounted at dir, the uppermost.
+// At returns what is mounted at dir, the uppermost; nothing is at no path, which would be
+// taken for the working directory: of a daemon, the machine's root.
 func At(dir string) (m Mounted, found bool, err error) {
+	if dir == "" {
+		return m, false, nil
+	}
 	if dir, err = absolute(dir); err != nil {
 		return m, false, fault.Wrap("mount.At", err)
 	}
