@@ -240,24 +240,32 @@ func benchIdle(r *bench.Run) error {
 		}
 	}
 	<-time.After(span) // what creation began ends
-	for _, process := range []string{"data", "control", "keeper"} {
-		t := target{pid: c.nodes[0].pid(process)}
-		before, err := t.cpu()
-		if err != nil {
+	processes := []string{"data", "control", "keeper"}
+	before := make([]time.Duration, len(processes))
+	for i, process := range processes {
+		if before[i], err = (target{pid: c.nodes[0].pid(process)}).cpu(); err != nil {
 			return err
 		}
-		<-time.After(span)
+	}
+	<-time.After(span)
+	var cpu, rss float64
+	for i, process := range processes {
+		t := target{pid: c.nodes[0].pid(process)}
 		after, err := t.cpu()
 		if err != nil {
 			return err
 		}
-		r.Report(bench.Single("cluster/idle/"+process+"/cpu", "% of a core", 100*float64(after-before)/float64(span), bench.ValueAtMost(2)))
-		rss, err := t.rss()
+		memory, err := t.rss()
 		if err != nil {
 			return err
 		}
-		r.Report(bench.Single("cluster/idle/"+process+"/rss", "MiB", rss, bench.ValueAtMost(150)))
+		share := 100 * float64(after-before[i]) / float64(span)
+		r.Report(bench.Single("cluster/idle/"+process+"/cpu", "% of a core", share, bench.None))
+		r.Report(bench.Single("cluster/idle/"+process+"/rss", "MiB", memory, bench.None))
+		cpu, rss = cpu+share, rss+memory
 	}
+	r.Report(bench.Single("cluster/idle/node/cpu", "% of a core", cpu, bench.ValueAtMost(2)))
+	r.Report(bench.Single("cluster/idle/node/rss", "MiB", rss, bench.ValueAtMost(150)))
 	return nil
 }
 

@@ -92,8 +92,12 @@ func serveDevice(raw string) error {
 	if err := os.Setenv(roleEnv, roleErrand); err != nil { // what it starts are errands
 		return err
 	}
+	pool, err := fuse.NewPool(192, 32) // as a node has it
+	if err != nil {
+		return err
+	}
 	f, err := fuse.New(attach.Options{Loop: loop, Backend: backend, Node: block.NodeID{0xbe}, Name: "bench", Size: c.Size, Depth: depth, LinkDir: c.Dir},
-		fuse.Config{Keeper: k, Errand: errand.Command{"/proc/self/exe"}})
+		fuse.Config{Keeper: k, Errand: errand.Command{"/proc/self/exe"}, Pool: pool})
 	if err != nil {
 		return err
 	}

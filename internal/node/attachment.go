@@ -11,6 +11,7 @@ import (
 	v1 "github.com/holdfast-io/holdfast/api/holdfast/v1"
 	"github.com/holdfast-io/holdfast/internal/attach"
 	"github.com/holdfast-io/holdfast/internal/attach/frontend"
+	"github.com/holdfast-io/holdfast/internal/attach/fuse"
 	"github.com/holdfast-io/holdfast/internal/attach/mount"
 	"github.com/holdfast-io/holdfast/internal/block"
 	"github.com/holdfast-io/holdfast/internal/coordinator"
@@ -42,6 +43,7 @@ type attachment struct {
 	counted    time.Time        // when usage was looked at
 	mounted    string           // where the device is mounted by this node; "" nowhere
 	dead       string           // name of a device that serves nobody any more, and may be mounted still
+	unsaid     bool             // there is more to say than could be said
 	unchanged  string           // why the volume is not what is wished for
 
 	groups      map[string]time.Time // snapshots of groups that wait for the others, since when
@@ -61,11 +63,26 @@ func newAttachment(d *daemon, id string) *attachment {
 }
 
 // Depths of a device: how many requests, and how many that are longer than
-// attach.SmallBytesMax, are with the data process at once. They take 8.3 MiB a volume.
+// attach.SmallBytesMax, are with the data process at once. They take 8.3 MiB a volume,
+// unless their data lies in what all devices of the node share.
 const (
 	deviceDepth      = 64
 	deviceLargeDepth = 4
 )
+
+// What devices of the kind fuse share: see fuse.Pool. It takes 20 MiB, and each device
+// 288 KiB.
+const (
+	sharedSmall = 192
+	sharedBig   = 32
+)
+
+func newShared() (*fuse.Pool, error) {
+	if !fuse.Resends() {
+		return nil, nil
+	}
+	return fuse.NewPool(sharedSmall, sharedBig)
+}
 
 // retryAttach is how long an attachment waits before it tries again what failed.
 const retryAttach = time.Second
@@ -129,8 +146,6 @@ func (a *attachment) remember() {
 // run works until nothing is wished for and nothing is left, or this process leaves.
 func (a *attachment) run() {
 	a.remember()
-	look := time.NewTicker(reportAttachment)
-	defer look.Stop()
 	for {
 		w := a.wished()
 		err := a.bring(w)
@@ -148,6 +163,7 @@ func (a *attachment) run() {
 		if err != nil {
 			again = time.After(retryAttach)
 		}
+		look := time.NewTimer(a.lookAfter(err))
 		select {
 		case <-a.news:
 		case <-again:
@@ -157,7 +173,18 @@ func (a *attachment) run() {
 		case <-a.ended():
 			a.deviceGone()
 		}
+		look.Stop()
 	}
+}
+
+// lookAfter is how long to wait before looking again when there is no news: long where
+// all is as it is wished for, because a node may have many volumes that nobody uses.
+func (a *attachment) lookAfter(err error) time.Duration {
+	if err != nil || a.unchanged != "" || len(a.groups) > 0 || a.head == nil || a.said == nil || a.unsaid ||
+		len(a.said.Conditions) > 0 || a.said.State != v1.AttachmentState_ATTACHMENT_STATE_ATTACHED {
+		return reportAttachment
+	}
+	return reportCalm
 }
 
 // complain logs an error, once while it stays the same.
@@ -171,6 +198,9 @@ func (a *attachment) complain(err error) {
 
 // reportAttachment is how often an attachment looks whether there is something new to say.
 const reportAttachment = time.Second
+
+// reportCalm is the same where all is well. Its head tells at once when that changes.
+const reportCalm = 10 * time.Second
 
 // bring does what is missing for a wish.
 func (a *attachment) bring(w wish) error {
@@ -270,6 +300,7 @@ func (a *attachment) claim() error {
 			return
 		}
 		a.head = n.newHead(rec, &records{n: n, of: stateRecords{a.d.o.Store}}, func(err error) { lost <- err })
+		a.head.news = a.wake
 	}) || a.head == nil {
 		return fault.Errorf("node.claim", fault.Unavailable, "the volume's head before this one has not ended")
 	}
@@ -393,7 +424,11 @@ func (a *attachment) serve(d frontend.Device, of *v1.SnapshotStatus) error {
 
 // start makes a front end and starts it.
 func (a *attachment) start(k frontend.Kind, o attach.Options) (attach.Frontend, error) {
-	c := frontend.Config{Keeper: a.d.keeper(), Errand: a.d.o.Errand}
+	shared, err := a.d.shared()
+	if err != nil {
+		return nil, err
+	}
+	c := frontend.Config{Keeper: a.d.keeper(), Errand: a.d.o.Errand, Pool: shared}
 	if k == frontend.Export {
 		at, err := a.d.export.open(o.Name, a.wished().attach.GetExport())
 		if err != nil {
@@ -620,11 +655,11 @@ func (a *attachment) say(problem error) {
 	}
 	now := a.status(w, problem)
 	repairs, repaired := a.repairs(now)
-	if a.said != nil && !worthSaying(a.said, now) && len(repairs) == 0 {
+	if a.unsaid = a.said == nil || worthSaying(a.said, now) || len(repairs) > 0; !a.unsaid {
 		return
 	}
 	if _, err := a.d.o.Store.Commit(a.d.ctx, append(repairs, state.AttachStatuses.Put(a.id, now))...); err == nil {
-		a.said, a.repaired = now, repaired
+		a.said, a.unsaid, a.repaired = now, false, repaired
 		if len(repairs) > 0 {
 			a.repairsTold = time.Now()
 		}

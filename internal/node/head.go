@@ -31,6 +31,19 @@ type head struct {
 	serving  []func(error) // wait until the volume can be used
 	over     bool
 	stopped  func(error) // is called when the coordinator has stopped
+	news     func()      // is called when others may want to look at the volume; may be nil
+	seen     looks
+}
+
+// looks are what is compared to find out whether there is news: nobody needs to look at a
+// volume all the time to see that it is well.
+type looks struct {
+	epoch   block.Epoch
+	version uint64
+	ills    int
+	links   int
+	repairs int
+	serving bool
 }
 
 // conversation is with a replica, here or on another node.
@@ -78,9 +91,23 @@ func (h *head) tick() {
 	}
 	h.step(coordinator.Tick{}, nil)
 	if !h.over {
-		h.next = h.n.loop.Now() + h.n.o.Lease/ticksPerLease
+		// All heads tick together: what they say to other nodes goes with one message, and
+		// an idle machine wakes up once for it.
+		every := h.n.o.Lease / ticksPerLease
+		h.next = (h.n.loop.Now()/every + 1) * every
 		h.alarm = h.next
 		h.timer.Set(h.next)
+		h.tellNews()
+	}
+}
+
+// tellNews tells that the volume looks different than before.
+func (h *head) tellNews() {
+	rec, now := h.coord.Record(), h.n.loop.Now()
+	is := looks{rec.Epoch, rec.Version, len(h.coord.Health(now)), len(h.links), h.coord.Stats().Repaired, h.coord.Serving(now)}
+	if is != h.seen && h.news != nil {
+		h.seen = is
+		h.news()
 	}
 }
 
@@ -287,6 +314,9 @@ func (h *head) drop(m int) {
 func (h *head) recorded(ev coordinator.Recorded) {
 	if !h.over {
 		h.step(ev, nil)
+	}
+	if !h.over {
+		h.tellNews()
 	}
 }
 

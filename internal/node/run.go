@@ -5,12 +5,14 @@ import (
 	"crypto/tls"
 	"log/slog"
 	"net"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/holdfast-io/holdfast/internal/attach"
 	"github.com/holdfast-io/holdfast/internal/attach/errand"
 	"github.com/holdfast-io/holdfast/internal/attach/frontend"
+	"github.com/holdfast-io/holdfast/internal/attach/fuse"
 	"github.com/holdfast-io/holdfast/internal/attach/keeper"
 	"github.com/holdfast-io/holdfast/internal/block"
 	"github.com/holdfast-io/holdfast/internal/fault"
@@ -97,7 +99,8 @@ type daemon struct {
 	hold   *holder
 	show   *attachments
 	export *exports
-	left   []frontend.Device // devices of the data process before this one
+	left   []frontend.Device          // devices of the data process before this one
+	shared func() (*fuse.Pool, error) // what devices share, made when there is one
 
 	ctx    context.Context // of the agents
 	cancel context.CancelFunc
@@ -140,6 +143,7 @@ func (d *daemon) start(ctx context.Context) (err error) {
 	if err := sweep.Sweep(ctx); err != nil {
 		d.o.Log.Warn("what a crash left can't be taken away", "err", err)
 	}
+	d.shared = sync.OnceValues(newShared)
 	d.hold = newHolder(d)
 	d.show = newAttachments(d)
 	d.export = newExports(d)

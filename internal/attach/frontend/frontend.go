@@ -90,13 +90,14 @@ type Config struct {
 	Keeper *keeper.Client
 	Errand errand.Command
 	Server *nbd.Server // that exports, for an Export
+	Pool   *fuse.Pool  // may be nil: see there
 }
 
 // New returns a front end of a kind that Choose or Left returned, not started.
 func New(k Kind, o attach.Options, c Config) (attach.Frontend, error) {
 	switch k {
 	case FUSE:
-		return fuse.New(o, fuse.Config{Keeper: c.Keeper, Errand: c.Errand})
+		return fuse.New(o, fuse.Config{Keeper: c.Keeper, Errand: c.Errand, Pool: c.Pool})
 	case Ublk:
 		return ublk.New(o, ublk.Config{Keeper: c.Keeper, Errand: c.Errand})
 	case NBD:

@@ -116,13 +116,14 @@ func (s *server) init(l *slot) {
 	out := s.zeroed(64)
 	le.PutUint32(out[0:], protocolMajor)
 	le.PutUint32(out[4:], min(minor, protocolMinor))
-	le.PutUint32(out[8:], attach.IOBytesMax) // read-ahead
+	longest := s.slots.longest()
+	le.PutUint32(out[8:], uint32(longest)) // read-ahead
 	le.PutUint32(out[12:], uint32(agreed&math.MaxUint32))
 	le.PutUint16(out[16:], requestsMax)
 	le.PutUint16(out[18:], requestsMax) // when it calls itself congested
-	le.PutUint32(out[20:], attach.IOBytesMax)
+	le.PutUint32(out[20:], uint32(longest))
 	le.PutUint32(out[24:], 1) // granularity of times
-	le.PutUint16(out[28:], attach.IOBytesMax/4096)
+	le.PutUint16(out[28:], uint16(longest/4096))
 	le.PutUint32(out[32:], uint32(agreed>>32))
 	s.answer(l, 0, out)
 	if s.onInit != nil {

@@ -11,11 +11,12 @@ import (
 	"github.com/holdfast-io/holdfast/internal/attach/errand"
 	"github.com/holdfast-io/holdfast/internal/attach/fusectl"
 	"github.com/holdfast-io/holdfast/internal/attach/packet"
+	"github.com/holdfast-io/holdfast/internal/fault"
 )
 
 // create makes a new device.
 func (f *Frontend) create(ctx context.Context) error {
-	g := geometry{Depth: f.o.Depth, Large: f.o.LargeDepth}
+	g := f.geometry(f.pool != nil && Resends())
 	m := meta{Phase: starting, Volume: f.o.Volume, Slots: g, BlockSize: f.o.BlockSize, ReadOnly: f.o.ReadOnly, NoDiscard: f.o.NoDiscard}
 	err := f.connect(g)
 	if err == nil {
@@ -39,6 +40,14 @@ func (f *Frontend) create(ctx context.Context) error {
 	return nil
 }
 
+// geometry is what the options want.
+func (f *Frontend) geometry(pooled bool) geometry {
+	if pooled {
+		return geometry{Depth: f.o.Depth, Pooled: true}
+	}
+	return geometry{Depth: f.o.Depth, Large: f.o.LargeDepth}
+}
+
 // connect opens what a connection needs before it is mounted.
 func (f *Frontend) connect(g geometry) (err error) {
 	if f.fuse, err = openConnection(); err != nil {
@@ -52,7 +61,7 @@ func (f *Frontend) connect(g geometry) (err error) {
 
 // newServer makes the server of f.fuse with the slots of f.memory.
 func (f *Frontend) newServer(g geometry) (err error) {
-	if f.slots, err = mapSlots(f.memory, g); err != nil {
+	if f.slots, err = mapSlots(f.memory, g, f.pool); err != nil {
 		return err
 	}
 	return f.on(func() {
@@ -101,6 +110,9 @@ func (f *Frontend) build(ctx context.Context, m meta) error {
 	built := func() { f.server.building, m.Resend = false, f.server.hasResend }
 	if err := f.on(built); err != nil {
 		return err
+	}
+	if m.Slots.Pooled && !m.Resend {
+		return fault.Errorf("fuse.build", fault.Unsupported, "the kernel can't send requests again, unlike others of its version")
 	}
 	if err := f.show(); err != nil {
 		return err

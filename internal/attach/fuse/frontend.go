@@ -5,12 +5,12 @@
 // The filesystem is mounted nowhere. The loop device uses direct I/O, so a request of
 // a device's user becomes one request of ours, with the data in pages that the kernel
 // copies once. Discards arrive as punched holes, write-zeroes as zeroed ranges, flushes
-// as fsync, and reads and writes of up to 1 MiB.
+// as fsync, and reads and writes of up to 1 MiB, or 256 KiB where devices share memory.
 //
 // A keeper (package keeper) owns the connection while processes come and go. After a
 // crash the successor does what was not answered: the kernel sends it again (since Linux
 // 6.9), or it is still in the slots that requests are read into, which are memory of
-// the keeper's.
+// the keeper's. Where the kernel can, devices share the memory for data: see [Pool].
 //
 // No thread of this process ever waits for an answer of this process: see package
 // errand.
@@ -48,6 +48,9 @@ type Config struct {
 	// FromSlots has a successor take unanswered requests from the slots though its kernel
 	// could send them again.
 	FromSlots bool
+	// Pool, unless nil, is for the data of requests, where the kernel can send them again.
+	// It belongs to the options' loop.
+	Pool *Pool
 }
 
 // Frontend is an attach.Frontend.
@@ -55,6 +58,7 @@ type Frontend struct {
 	o         attach.Options
 	errand    errand.Command
 	fromSlots bool
+	pool      *Pool
 
 	control chan struct{} // holds one token while Start, Resize, Stop or HandOver works
 	ended   chan struct{}
@@ -92,8 +96,16 @@ func New(o attach.Options, c Config) (*Frontend, error) {
 	if c.Keeper == nil || len(c.Errand) == 0 {
 		return nil, fault.Errorf("fuse.New", fault.Invalid, "a keeper and a command for errands are needed")
 	}
-	return &Frontend{o: o, errand: c.Errand, fromSlots: c.FromSlots, keeper: c.Keeper, control: make(chan struct{}, 1), ended: make(chan struct{}),
+	return &Frontend{o: o, errand: c.Errand, fromSlots: c.FromSlots, pool: c.pool(), keeper: c.Keeper, control: make(chan struct{}, 1), ended: make(chan struct{}),
 		aborted: make(chan struct{}), gone: make(chan struct{}), drained: make(chan struct{}), fuse: -1, memory: -1, node: -1}, nil
+}
+
+// pool returns the pool, unless what is in it would be missed.
+func (c Config) pool() *Pool {
+	if c.FromSlots {
+		return nil
+	}
+	return c.Pool
 }
 
 // Start is attach.Frontend.Start.

@@ -154,7 +154,12 @@ func newFrontend(dir string, o attach.Options) (attach.Frontend, func(), error) 
 	if err != nil {
 		return nil, nil, err
 	}
-	f, err := New(o, Config{Keeper: k, Errand: errands(), FromSlots: os.Getenv(slotsEnv) != ""})
+	pool, err := NewPool(48, 6)
+	if err != nil {
+		free()
+		return nil, nil, err
+	}
+	f, err := New(o, Config{Keeper: k, Errand: errands(), FromSlots: os.Getenv(slotsEnv) != "", Pool: pool})
 	if err != nil {
 		free()
 		return nil, nil, err

@@ -69,7 +69,7 @@ func (d *desk) options() attach.Options {
 // make returns a front end that is not started, with what change makes of the options.
 func (d *desk) make(change func(*attach.Options, *Config)) *Frontend {
 	d.t.Helper()
-	o, c := d.options(), Config{Keeper: d.client, Errand: errands()}
+	o, c := d.options(), Config{Keeper: d.client, Errand: errands(), Pool: newPool(d.t, 8, 2)}
 	if change != nil {
 		change(&o, &c)
 	}

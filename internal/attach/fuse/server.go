@@ -231,7 +231,7 @@ func (s *server) ioRequest(l *slot, r *attach.Request) bool {
 			return false
 		}
 	}
-	if n > attach.IOBytesMax || write && m.length() != inHeaderSize+ioArgsSize+n || !s.slots.room(l, n, write) {
+	if n > s.slots.longest() || write && m.length() != inHeaderSize+ioArgsSize+n || !s.slots.room(l, n, write) {
 		s.malformed(l, fault.Errorf("fuse.serve", fault.Invalid, "%v of %d bytes, %d in all", r.Op, n, m.length()))
 		return false
 	}

@@ -20,7 +20,7 @@ func newSlots(t testing.TB, g geometry) *slots {
 	fd, err := newMemory(g)
 	must(t, err)
 	defer unix.Close(fd)
-	s, err := mapSlots(fd, g)
+	s, err := mapSlots(fd, g, nil)
 	must(t, err)
 	t.Cleanup(s.unmap)
 	return s
@@ -29,7 +29,7 @@ func newSlots(t testing.TB, g geometry) *slots {
 // Requests small and large keep their bytes apart, whatever the order in which they come
 // and go, and whichever slots they are in.
 func TestSlotsDoNotShareWhatIsInUse(t *testing.T) {
-	for _, g := range []geometry{{1, 1}, {5, 1}, {7, 3}, {8, 8}, {32, 4}} {
+	for _, g := range []geometry{{Depth: 1, Large: 1}, {Depth: 5, Large: 1}, {Depth: 7, Large: 3}, {Depth: 8, Large: 8}, {Depth: 32, Large: 4}} {
 		s := newSlots(t, g)
 		if most := (attach.Options{Depth: g.Depth, LargeDepth: g.Large}).MemoryBytesMax(); int64(len(s.memory)) > most {
 			t.Errorf("%+v takes %d bytes, more than %d", g, len(s.memory), most)
@@ -117,7 +117,7 @@ func TestSlotsAreFoundByTheNext(t *testing.T) {
 	if left := second.server.slots.left(); len(left) != 0 {
 		t.Errorf("%d are left", len(left))
 	}
-	if _, err := mapSlots(fd, geometry{Depth: 7, Large: 4}); err == nil {
+	if _, err := mapSlots(fd, geometry{Depth: 7, Large: 4}, nil); err == nil {
 		t.Error("memory of another size was mapped")
 	}
 }
@@ -146,9 +146,8 @@ type talk struct {
 	loop   *host.Loop
 }
 
-func newTalk(t testing.TB, backend attach.Backend) *talk {
+func newTalk(t testing.TB, g geometry, backend attach.Backend) *talk {
 	t.Helper()
-	g := geometry{Depth: 4, Large: 4}
 	fd, err := newMemory(g)
 	must(t, err)
 	defer unix.Close(fd)
@@ -165,10 +164,10 @@ func newTalkOn(t testing.TB, fd int, g geometry, backend attach.Backend) *talk {
 	}
 	loop, err := host.NewLoop(host.Options{Engine: host.EnginePool}) // never run: the test pumps
 	must(t, err)
-	o, err := attach.Options{Loop: loop, Backend: backend, Name: "vol", Size: 1 << 30, Depth: g.Depth, LargeDepth: g.Large,
+	o, err := attach.Options{Loop: loop, Backend: backend, Name: "vol", Size: 1 << 30, Depth: g.Depth, LargeDepth: max(g.Large, 1),
 		Log: slog.New(slog.DiscardHandler)}.WithDefaults()
 	must(t, err)
-	m, err := mapSlots(fd, g)
+	m, err := mapSlots(fd, g, newPool(t, 2, 1))
 	must(t, err)
 	s := newServer(fds[0], o, m)
 	s.paused = false
@@ -252,7 +251,12 @@ func errnoOf(answer []byte) int32 { return -int32(le.Uint32(answer[4:])) }
 
 // Requests that no kernel sends are refused, one by one, and the next is served.
 func TestMalformedRequestsAreRefused(t *testing.T) {
-	k := newTalk(t, attachtest.NewMemory())
+	for _, g := range []geometry{{Depth: 4, Large: 4}, {Depth: 4, Pooled: true}} {
+		refuses(t, newTalk(t, g, attachtest.NewMemory()))
+	}
+}
+
+func refuses(t *testing.T, k *talk) {
 	short := request(opRead, fileNode, ioArgs(0, 4096)...)
 	le.PutUint32(short[0:], 4000)
 	bad := [][]byte{
@@ -308,14 +312,19 @@ func FuzzRequests(f *testing.F) {
 	if os.Geteuid() != 0 {
 		f.Skip("locking memory needs root")
 	}
-	k := newTalk(f, attachtest.NewMemory())
+	own, pooled := newTalk(f, geometry{Depth: 4, Large: 4}, attachtest.NewMemory()), newTalk(f, geometry{Depth: 4, Pooled: true}, attachtest.NewMemory())
 	f.Fuzz(func(t *testing.T, m []byte) {
-		k.say(m)
-		if k.server.slots.used != 0 {
-			t.Errorf("%d slots in use", k.server.slots.used)
+		for _, k := range []*talk{own, pooled} {
+			k.say(m)
+			if k.server.slots.used != 0 {
+				t.Errorf("%d slots in use", k.server.slots.used)
+			}
+			if a := k.say(request(opStatfs, rootNode)); a == nil || errnoOf(a) != 0 {
+				t.Errorf("the next request is answered by %x", a)
+			}
 		}
-		if a := k.say(request(opStatfs, rootNode)); a == nil || errnoOf(a) != 0 {
-			t.Errorf("the next request is answered by %x", a)
+		if p := pooled.server.slots.pool; len(p.small) != 2 || len(p.big) != 1 || len(pooled.server.slots.landing) != 1 {
+			t.Errorf("%d small and %d big buffers are free", len(p.small), len(p.big))
 		}
 	})
 }

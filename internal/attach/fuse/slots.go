@@ -12,10 +12,12 @@ import (
 	"github.com/holdfast-io/holdfast/internal/host"
 )
 
-// geometry says how many slots there are, and how many of them can be large at once.
+// geometry says how many slots there are, and how many of them can be large at once. With
+// Pooled they have what lies in them from a Pool.
 type geometry struct {
-	Depth int `json:"depth"`
-	Large int `json:"large"`
+	Depth  int  `json:"depth"`
+	Large  int  `json:"large"`
+	Pooled bool `json:"pooled,omitempty"`
 }
 
 // Of what can be large at once a quarter are spills, the rest big slots.
@@ -30,6 +32,9 @@ const (
 )
 
 func (g geometry) bytes() int {
+	if g.Pooled {
+		return (g.Depth*pageBytes+host.Align-1)/host.Align*host.Align + PooledBytesMax
+	}
 	return g.big()*bigBytes + (g.Depth-g.big())*smallBytes + g.spills()*attach.IOBytesMax
 }
 
@@ -57,7 +62,10 @@ type slots struct {
 	spills []int
 	used   int
 	large  int // how many requests from now on may be expected to be large
-	iov    [2]unix.Iovec
+	iov    [3]unix.Iovec
+
+	pool    *Pool    // nil: all memory is the slots' own
+	landing [][]byte // with a pool: what it lacks is read here, one request at a time
 }
 
 // largeAhead is how many requests after a large one are expected to be large too.
@@ -70,6 +78,8 @@ type slot struct {
 	own     []byte  // where its data goes: the end of message
 	data    []byte  // where its data is: own, or a spill
 	spill   int     // that it keeps, or none
+	buf     piece   // of a pool: where its data goes first
+	rest    piece   // of a pool: what does not fit there
 	unique  uint64
 	began   int64 // nanoseconds
 	request attach.Request
@@ -91,7 +101,7 @@ func newMemory(g geometry) (int, error) {
 
 // mapSlots maps the memfd. All slots are free: what a predecessor left in them is
 // there until they are used.
-func mapSlots(fd int, g geometry) (*slots, error) {
+func mapSlots(fd int, g geometry, pool *Pool) (*slots, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil || st.Size != int64(g.bytes()) {
 		return nil, fault.Errorf("fuse.mapSlots", fault.Invalid, "memory of %d bytes (%v) for %+v, which needs %d", st.Size, err, g, g.bytes())
@@ -103,6 +113,10 @@ func mapSlots(fd int, g geometry) (*slots, error) {
 	_ = unix.Mlock(memory)                       // without the right to, it is merely in place
 	_ = unix.Madvise(memory, unix.MADV_DONTDUMP) // users' data
 	s := &slots{geometry: g, memory: memory, list: make([]slot, g.Depth)}
+	if g.Pooled {
+		s.laySlots(pool)
+		return s, nil
+	}
 	for i := range g.Depth {
 		n := smallBytes
 		if s.isBig(i) {
@@ -131,7 +145,15 @@ func (s *slots) unmap() {
 	}
 }
 
-func (s *slots) isBig(i int) bool { return i < s.geometry.big() }
+func (s *slots) isBig(i int) bool { return s.pool == nil && i < s.geometry.big() }
+
+// longest returns how long a read or write may be, in bytes.
+func (s *slots) longest() int {
+	if s.pool != nil {
+		return PooledBytesMax
+	}
+	return attach.IOBytesMax
+}
 
 // freeOf returns the list of free slots that slot i belongs in.
 func (s *slots) freeOf(i int) *[]int {
@@ -150,6 +172,9 @@ func (s *slots) spillAt(i int) []byte {
 // take returns a slot that any request may be read into, or nil.
 func (s *slots) take() *slot {
 	s.large = max(0, s.large-1)
+	if s.pool != nil {
+		return s.takePooled()
+	}
 	from := &s.small
 	if len(s.big) > 0 && (s.large > 0 || len(s.small) == 0 || len(s.spills) == 0) {
 		from = &s.big
@@ -168,6 +193,9 @@ func (s *slots) take() *slot {
 
 // read reads a request into l, which was taken just now.
 func (s *slots) read(fd int, l *slot) (n int, errno syscall.Errno) {
+	if s.pool != nil {
+		return s.readPooled(fd, l)
+	}
 	s.iov[0].Base, s.iov[0].Len = &l.message[0], uint64(len(l.message))
 	count := 1
 	if !s.isBig(l.request.Slot) {
@@ -184,10 +212,13 @@ func (s *slots) read(fd int, l *slot) (n int, errno syscall.Errno) {
 // room gives l's request n bytes for data, and reports whether that can be: it can,
 // unless what a predecessor left is wrong. If it is a write, its data is there.
 func (s *slots) room(l *slot, n int, write bool) bool {
-	l.data = l.own
 	if n > attach.SmallBytesMax {
 		s.large = largeAhead
 	}
+	if s.pool != nil {
+		return s.roomPooled(l, n, write)
+	}
+	l.data = l.own
 	if n <= len(l.own) {
 		return true
 	}
@@ -208,6 +239,8 @@ func (s *slots) room(l *slot, n int, write bool) bool {
 // must not do it again.
 func (s *slots) put(l *slot) {
 	le.PutUint64(l.message[8:], 0)
+	l.buf.release()
+	l.rest.release()
 	if l.spill != none {
 		s.spills = append(s.spills, l.spill)
 		l.spill = none

@@ -138,7 +138,7 @@ func (f *Frontend) fits(m meta) error {
 // prepare makes the server, which does not read yet. Where nothing is to be got from
 // the predecessor's slots their number may change.
 func (f *Frontend) prepare(e keeper.Entry, m *meta) error {
-	g := geometry{Depth: f.o.Depth, Large: f.o.LargeDepth}
+	g := f.geometry(f.pool != nil && m.Slots.Pooled) // what is pooled has shorter requests, for ever
 	if g != m.Slots {
 		if !e.Clean && (f.fromSlots || !m.Resend) {
 			return fault.WithCure(fault.Errorf("fuse.prepare", fault.Precondition,
