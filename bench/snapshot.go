@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"math"
 	"slices"
 	"time"
@@ -43,68 +44,100 @@ func onSnapshots(r *bench.Run, use func(*replicated) error) error {
 	})
 }
 
-// stallSamples is how many snapshots each round takes.
+// stallSamples is how many snapshots each round takes, and looks at as long without one.
 const stallSamples = 20
 
+// stalled is what a user saw of a while.
+type stalled struct {
+	longest time.Duration // of the writes that were under way in it
+	span    time.Duration
+	held    time.Duration // that the volume's head held writes in it
+}
+
+// benchStall has a user write block after block, which leaves the disk time, and compares
+// the longest write while a snapshot is taken with the longest one of a while that is as
+// long. What the snapshot itself costs at most is how long the head held writes.
 func benchStall(v *replicated) error {
 	r := v.on.run
-	var with, without []time.Duration
-	var heads []float64 // ms that the head took
-	sample := func(snapshot bool) (time.Duration, error) {
-		var failed error
-		done := make(chan struct{})
-		began := time.NewTimer(50 * time.Millisecond)
-		go func() {
-			defer close(done)
-			<-began.C
-			if !snapshot {
-				return
-			}
-			g, took, err := v.Snapshot(v.on.ctx())
-			if failed = err; err == nil {
-				heads = append(heads, float64(took.Microseconds())/1e3)
-				_, failed = v.DeleteSnapshot(v.on.ctx(), g)
-			}
-		}()
-		c, err := v.run(randomly(v.blocks).lasting(200*time.Millisecond, 8, 1), store.Write)
-		<-done
-		if err == nil {
-			err = failed
-		}
-		if err != nil {
-			return 0, err
-		}
-		return c.Latency.Max(), nil
-	}
-	turn := func(snapshot bool, all *[]time.Duration) func() (float64, error) {
+	span := 10 * time.Millisecond // of the last snapshot
+	var with, without, held, taken []float64
+	turn := func(snapshot bool) func() (float64, error) {
 		return func() (float64, error) {
 			var ms []float64
 			for range stallSamples {
-				d, err := sample(snapshot)
+				s, err := v.stall(snapshot, span)
 				if err != nil {
 					return 0, err
 				}
-				*all = append(*all, d)
-				ms = append(ms, float64(d.Microseconds())/1e3)
+				ms = append(ms, inMs(s.longest))
+				if snapshot {
+					span = s.span
+					held, taken, with = append(held, inMs(s.held)), append(taken, inMs(s.span)), append(with, inMs(s.longest))
+				} else {
+					without = append(without, inMs(s.longest))
+				}
 			}
 			return bench.Median(ms), nil
 		}
 	}
-	rounds, err := bench.Alternate(r.Context, r.Rounds, turn(true, &with), turn(false, &without))
+	rounds, err := bench.Alternate(r.Context, r.Rounds, turn(true), turn(false))
 	if err != nil {
 		return err
 	}
 	same := func(ms float64) float64 { return ms }
 	r.Report(rounds.Compare(same).Figure("snapshot/stall/median", "ms", bench.None))
-	p99 := func(list []time.Duration) float64 {
-		slices.Sort(list)
-		return float64(list[int(math.Ceil(0.99*float64(len(list))))-1].Microseconds()) / 1e3
-	}
 	c := bench.Compared{Value: p99(with), Baseline: p99(without)}
 	c.Ratio = c.Value / c.Baseline
 	r.Report(c.Figure("snapshot/stall/p99", "ms", bench.ValueAtMost(10)))
-	r.Report(bench.Single("snapshot/stall/taken", "ms", bench.Median(heads), bench.None))
+	r.Report(bench.Single("snapshot/stall/held", "ms", bench.Median(held), bench.None))
+	r.Report(bench.Single("snapshot/stall/held-p99", "ms", p99(held), bench.ValueAtMost(10)))
+	r.Report(bench.Single("snapshot/stall/taken", "ms", bench.Median(taken), bench.None))
 	return nil
+}
+
+func inMs(d time.Duration) float64 { return float64(d.Microseconds()) / 1e3 }
+
+// p99 returns what 99 % of the values do not exceed. It sorts them.
+func p99(values []float64) float64 {
+	slices.Sort(values)
+	return values[int(math.Ceil(0.99*float64(len(values))))-1]
+}
+
+// stall looks at a while of a load: that in which a snapshot is taken, or one of so long.
+func (v *replicated) stall(snapshot bool, span time.Duration) (s stalled, err error) {
+	type write struct{ began, ended time.Time }
+	var writes []write
+	l := randomly(v.blocks).lasting(200*time.Millisecond, 1, 1)
+	l.ended = func(began, now time.Time) { writes = append(writes, write{began, now}) }
+	var from, until time.Time
+	var failed error
+	done := make(chan struct{})
+	before := v.Stats().Held
+	begin := time.NewTimer(50 * time.Millisecond)
+	go func() {
+		defer close(done)
+		<-begin.C
+		from = time.Now()
+		if until = from.Add(span); snapshot {
+			var g block.Generation
+			if g, _, failed = v.Snapshot(v.on.ctx()); failed == nil {
+				until = time.Now()
+				_, failed = v.DeleteSnapshot(v.on.ctx(), g)
+			}
+		}
+	}()
+	_, err = v.run(l, store.Write)
+	<-done
+	if err = errors.Join(err, failed); err != nil {
+		return s, err
+	}
+	for _, w := range writes {
+		if w.ended.After(from) && w.began.Before(until) {
+			s.longest = max(s.longest, w.ended.Sub(w.began))
+		}
+	}
+	s.span, s.held = until.Sub(from), v.Stats().Held-before
+	return s, nil
 }
 
 func benchFirstWrites(v *replicated) error {

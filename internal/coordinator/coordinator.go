@@ -133,6 +133,7 @@ type Coordinator struct {
 	gate    gate
 	copying int           // copies in the queue or started
 	used    time.Duration // when the user's last request came
+	heldAt  time.Duration // since when writes are held; 0 they are not
 	lost    error
 	cleaned time.Duration
 	// vouched is the number of the flush whose marks are to be told to everybody; 0 none.
@@ -150,6 +151,8 @@ type Stats struct {
 	Copied   int64
 	Gated    int // regions made equal after an owner died
 	Slow     int // of Ejected, those that were too slow
+	// Held is how long writes were held for snapshots, all in all.
+	Held time.Duration
 }
 
 // slot is what an id in flight stands for.

@@ -40,6 +40,7 @@ func (c *Coordinator) goOn(now time.Duration, fx *Effects) {
 		c.startQueued(now, fx) // the copies that were put in line
 	}
 	c.goAway(now, fx)
+	c.countHold(now)
 }
 
 // converse links and asks member m as far as it is not done.

@@ -35,6 +35,17 @@ func (c *Coordinator) beginHold(now time.Duration, ch *Change) {
 	}
 }
 
+// countHold counts for how long writes are held.
+func (c *Coordinator) countHold(now time.Duration) {
+	switch {
+	case c.frozen() && c.heldAt == 0:
+		c.heldAt = now
+	case !c.frozen() && c.heldAt != 0:
+		c.stats.Held += now - c.heldAt
+		c.heldAt = 0
+	}
+}
+
 // thaw lets writes go on. A snapshot that a Hold was for, and that was not released, is
 // forgotten.
 func (c *Coordinator) thaw() {

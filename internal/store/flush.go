@@ -18,6 +18,7 @@ type flusher struct {
 	all     bool // an earlier process left writes that were not synced
 	created bool // a chunk file's name is not durable
 	ops     []host.Op
+	files   []*file // that ops sync
 }
 
 // syncAllAbove is the number of files from which one sync of the whole filesystem is
@@ -102,13 +103,12 @@ func (t *task) flushOnce() error {
 	if r.broken != nil {
 		return r.broken
 	}
-	fl.ops = fl.ops[:0]
-	var files []*file
+	fl.ops, fl.files = fl.ops[:0], fl.files[:0]
 	for _, f := range r.files.list {
 		if f.unsynced && f.ready {
 			f.unsynced = false
 			f.refs++
-			files = append(files, f)
+			fl.files = append(fl.files, f)
 			fl.ops = append(fl.ops, host.Op{Kind: host.OpSync, File: f.handle})
 		}
 	}
@@ -125,9 +125,10 @@ func (t *task) flushOnce() error {
 		fl.ops = append(fl.ops, host.Op{Kind: host.OpSyncDir, Path: r.path("chunks")})
 	}
 	err := t.doAll(fl.ops)
-	for _, f := range files {
+	for _, f := range fl.files {
 		f.refs--
 	}
+	clear(fl.files)
 	if err != nil {
 		return r.fail(fault.Wrap("store.Flush", err))
 	}

@@ -18,7 +18,9 @@ type task struct {
 	stop   func()
 	yield  func(struct{}) bool
 	parked bool
-	woken  bool // wake came while it was not parked
+	woken  bool           // wake came while it was not parked
+	left   int            // operations of doAll
+	one    func(*host.Op) // is called for each of them; made once, for a flush is to allocate nothing
 }
 
 // errStopped unwinds a task whose replica was abandoned.
@@ -93,16 +95,19 @@ func (t *task) do(op host.Op) (*host.Op, error) {
 
 // doAll performs ops side by side, waits for all, and returns the first error.
 func (t *task) doAll(ops []host.Op) error {
-	left := len(ops)
-	for i := range ops {
-		ops[i].Done = func(*host.Op) {
-			if left--; left == 0 {
+	if t.one == nil {
+		t.one = func(*host.Op) {
+			if t.left--; t.left == 0 {
 				t.wake()
 			}
 		}
+	}
+	t.left = len(ops)
+	for i := range ops {
+		ops[i].Done = t.one
 		t.r.submit(&ops[i])
 	}
-	for left > 0 {
+	for t.left > 0 {
 		t.park()
 	}
 	for i := range ops {
