@@ -38,7 +38,7 @@ func groupsAreOfOneMoment(t *testing.T, c *cluster, random *rand.Rand) {
 	for i := range 4 {
 		g.chains = append(g.chains, newChain(t, devices, i))
 	}
-	count := rounds(10, 200)
+	count := rounds(8, 200)
 	for i := range count {
 		g.round(t, i)
 	}

@@ -43,8 +43,9 @@ func (m image) discard(t testing.TB, device string, at, count int) {
 	clear(m[at : at+count])
 }
 
-// check reads a device, and returns an error if it holds something else.
-func (m image) check(t testing.TB, device string) error {
+// check reads a device, from block first on, and returns an error if it holds something
+// else.
+func (m image) check(t testing.TB, device string, first int) error {
 	t.Helper()
 	f, err := os.OpenFile(device, os.O_RDONLY|unix.O_DIRECT, 0)
 	must(t, err)
@@ -53,7 +54,7 @@ func (m image) check(t testing.TB, device string) error {
 	buf, err := unix.Mmap(-1, 0, step*blockSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
 	must(t, err)
 	defer unix.Munmap(buf)
-	for at := 0; at < len(m); at += step {
+	for at := first; at < len(m); at += step {
 		count := min(step, len(m)-at)
 		if _, err := f.ReadAt(buf[:count*blockSize], int64(at)*blockSize); err != nil {
 			return fmt.Errorf("blocks from %d on: %w", at, err)

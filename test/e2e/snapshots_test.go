@@ -27,6 +27,7 @@ func TestSnapshots(t *testing.T) {
 		{"OfGroupsAreOfOneMoment", groupsAreOfOneMoment},
 		{"ChangedBlocksAreThoseThatAComparisonFinds", changedBlocks},
 		{"ARestoreSurvivesKillsAndKeepsWhatWas", restores},
+		{"AnyVerbsInAnyOrderWhileReplicasFail", verbs},
 	} {
 		c.during(t, part.name, func(t *testing.T) { part.test(t, c, random) })
 	}
@@ -202,13 +203,13 @@ func restores(t *testing.T, c *cluster, random *rand.Rand) {
 		})
 		c.nodes[0].awaitHealth("rs", v1.Health_HEALTH_HEALTHY)
 		for _, n := range c.nodes {
-			if err := before.check(t, n.attach("rs")); err != nil {
+			if err := before.check(t, n.attach("rs"), 0); err != nil {
 				t.Fatalf("restored, on %s: %v", n.name, err)
 			}
 			c.detach("rs")
 		}
 		c.nodes[2].mustCLI("snapshot", "clone", safety, safety+"-copy")
-		if err := now.check(t, c.nodes[2].attach(safety+"-copy")); err != nil {
+		if err := now.check(t, c.nodes[2].attach(safety+"-copy"), 0); err != nil {
 			t.Fatalf("the safety snapshot: %v", err)
 		}
 		c.remove(safety + "-copy")
