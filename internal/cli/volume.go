@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -61,6 +62,15 @@ func volumeColumns(names map[string]string) []column[*v1.Volume] {
 	}
 }
 
+// leftText is how long a volume stays in the trash.
+func leftText(v *v1.Volume, now time.Time) string {
+	at := v.GetStatus().GetPurgeAt()
+	if at == nil {
+		return ""
+	}
+	return max(at.AsTime().Sub(now), 0).Round(time.Second).String()
+}
+
 func healthText(h v1.Health) string { return enumText(h.String(), "HEALTH_") }
 
 // replicasText counts the good replicas of those that are wanted.
@@ -103,6 +113,9 @@ func newVolumeList(r *remote) *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return r.do(cmd, func(ctx context.Context, c *client.Client) error {
 				columns := volumeColumns(nodeNames(ctx, c))
+				if q.Trashed {
+					columns = append(columns[:2:2], append([]column[*v1.Volume]{{head: "GONE IN", cell: func(v *v1.Volume) string { return leftText(v, time.Now()) }}}, columns[2:]...)...)
+				}
 				if watch {
 					s, err := c.Volumes.WatchVolumes(ctx, &v1.WatchVolumesRequest{Selector: q.Selector})
 					if err != nil {

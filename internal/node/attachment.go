@@ -32,20 +32,22 @@ type attachment struct {
 	show attach.Frontend // nil while there is none
 	said *v1.AttachmentStatus
 
-	kind       frontend.Kind    // of show
-	export     *exported        // where clients find show, if that is an export
-	name       string           // of the volume, as show has it
-	snapshot   bool             // show is of a snapshot
-	left       *frontend.Device // of a device that the data process before this one left
-	limited    *v1.Limits       // what the head keeps to
-	shown      int64            // bytes that show has, and the filesystem that is mounted here
-	complained string           // the last error that was logged
-	counted    time.Time        // when usage was looked at
-	mounted    string           // where the device is mounted by this node; "" nowhere
-	dead       string           // name of a device that serves nobody any more, and may be mounted still
-	unsaid     bool             // there is more to say than could be said
-	unchanged  string           // why the volume is not what is wished for
+	kind       frontend.Kind      // of show
+	export     *exported          // where clients find show, if that is an export
+	name       string             // of the volume, as show has it
+	snapshot   bool               // show is of a snapshot
+	left       *frontend.Device   // of a device that the data process before this one left
+	limited    *v1.Limits         // what the head keeps to
+	shown      int64              // bytes that show has, and the filesystem that is mounted here
+	complained string             // the last error that was logged
+	counted    time.Time          // when usage was looked at
+	countedOf  []block.Generation // the snapshots that there were then
+	mounted    string             // where the device is mounted by this node; "" nowhere
+	dead       string             // name of a device that serves nobody any more, and may be mounted still
+	unsaid     bool               // there is more to say than could be said
+	unchanged  string             // why the volume is not what is wished for
 
+	thawed      bool                 // it was looked whether the process before this one left it frozen
 	groups      map[string]time.Time // snapshots of groups that wait for the others, since when
 	repaired    uint64               // blocks of this head that an event has told of
 	repairsTold time.Time            // when

@@ -135,6 +135,9 @@ func (h *holder) make(ctx context.Context, a *statepb.Assignment, want *statepb.
 		err = h.ensure(ctx, p, s, a)
 	}
 	if err != nil {
+		if ctx.Err() == nil {
+			h.d.o.Log.Warn("a replica can't be made", "volume", a.VolumeId, "replica", want.ReplicaId, "err", err)
+		}
 		said.Problem = err.Error()
 		return said
 	}

@@ -23,6 +23,10 @@ import (
 // snapshots takes the volume's snapshots that are wished for, and deletes those that are
 // not any more. What can't be done now is tried again.
 func (a *attachment) snapshots() error {
+	if a.show != nil && !a.thawed {
+		a.thawed = true
+		a.thaw()
+	}
 	var errs []error
 	for _, e := range a.d.view.snapshots.ByIndex(byVolume, a.id) {
 		snap, status := e.Value, a.snapStatus(e.ID)
@@ -166,6 +170,9 @@ func (a *attachment) frozen(snap *v1.Snapshot, work func() error) error {
 	if !snap.Spec.Freeze {
 		return work()
 	}
+	if a.show == nil && a.left != nil { // what the filesystem has to write would wait for ever
+		return fault.Errorf("node.snapshot", fault.Canceled, "the device has not been taken over yet")
+	}
 	dir, err := a.mountedAt()
 	switch {
 	case err != nil:
@@ -193,6 +200,28 @@ func (a *attachment) mountedAt() (string, error) {
 	return "", err
 }
 
+// thaw thaws the volume's filesystem if the process before this one was taking a snapshot
+// with it frozen. As a rule who froze it has done so, because that process is dead; but who
+// was killed with it can't.
+func (a *attachment) thaw() {
+	dir, err := a.mountedAt()
+	if err != nil || dir == "" {
+		return
+	}
+	for _, e := range a.d.view.snapshots.ByIndex(byVolume, a.id) {
+		s := a.snapStatus(e.ID)
+		if !e.Value.Spec.Freeze || s.Ready || s.Generation == 0 && s.Phase != phaseFrozen {
+			continue
+		}
+		ctx, cancel := context.WithTimeout(a.d.ctx, mountTimeout)
+		defer cancel()
+		if mount.Thaw(ctx, dir) == nil {
+			a.log.Warn("the filesystem was still frozen for a snapshot that was not taken; it is thawed", "mount", dir)
+		}
+		return
+	}
+}
+
 // deleteSnapshot deletes the generation of a snapshot that is not wished for any more, and
 // that no clone is being made of. Control forgets the snapshot when the record does not
 // have it.
@@ -213,15 +242,21 @@ func (a *attachment) deleteSnapshot(id string, status *v1.SnapshotStatus) error 
 	return a.order(&coordinator.Change{Op: coordinator.DeleteSnapshot, Generation: g})
 }
 
-// usageEvery is how often it is looked how much space snapshots take.
-const usageEvery = time.Minute
+// usageEvery is how often it is looked how much space snapshots take, and usageSoon how
+// long after the look before at least, when some have come or gone.
+const (
+	usageEvery = time.Minute
+	usageSoon  = 5 * time.Second
+)
 
 // usage says what each snapshot takes, if a replica lies on this node.
 func (a *attachment) usage() error {
-	if time.Since(a.counted) < usageEvery {
+	have := a.record().Snapshots
+	switch since := time.Since(a.counted); {
+	case since < usageSoon, since < usageEvery && slices.Equal(have, a.countedOf):
 		return nil
 	}
-	a.counted = time.Now()
+	a.counted, a.countedOf = time.Now(), have
 	generations, err := a.generationUsage()
 	if err != nil || generations == nil {
 		return err

@@ -19,7 +19,18 @@ func (v *view) volume(e state.Entry[*v1.Volume]) *v1.Volume {
 	if a := v.attachment(e.ID); a != nil {
 		out.Status.Attachment = a.Status
 	}
+	if t := e.Value.GetSpec().GetDeleted(); t != nil && !e.Value.Spec.Deleting {
+		out.Status.PurgeAt = timestamppb.New(t.AsTime().Add(v.trashKeep()))
+	}
 	return out
+}
+
+// trashKeep is how long the trash keeps volumes; 0 for not at all.
+func (v *view) trashKeep() time.Duration {
+	if d := v.setting().GetTrashKeep(); d != nil {
+		return d.AsDuration()
+	}
+	return trashKeepDefault
 }
 
 // parts gathers what is known of a volume.

@@ -184,7 +184,7 @@ func (s *volumes) DeleteVolume(ctx context.Context, r *v1.DeleteVolumeRequest) (
 	if err != nil {
 		return nil, err
 	}
-	keep := s.trashKeep()
+	keep := s.view.trashKeep()
 	if e, err = s.discard(ctx, e, r.Purge || keep <= 0); err != nil {
 		if fault.Is(err, fault.NotFound) {
 			return &v1.DeleteVolumeResponse{}, nil
@@ -195,14 +195,6 @@ func (s *volumes) DeleteVolume(ctx context.Context, r *v1.DeleteVolumeRequest) (
 		return &v1.DeleteVolumeResponse{Volume: s.view.volume(e)}, s.waitGone(ctx, e, wait)
 	}
 	return &v1.DeleteVolumeResponse{Volume: s.view.volume(e), PurgeAt: timestamppb.New(e.Value.Spec.Deleted.AsTime().Add(keep))}, nil
-}
-
-// trashKeep is how long the trash keeps volumes; 0 for not at all.
-func (s *Server) trashKeep() time.Duration {
-	if d := s.view.setting().GetTrashKeep(); d != nil {
-		return d.AsDuration()
-	}
-	return trashKeepDefault
 }
 
 // discard marks a volume as deleted, or as to be deleted for good, and frees its name.

@@ -241,15 +241,15 @@ func (t *task) cloneTo(gen block.Generation, dir string, spec Spec) error {
 	if spec.Size == 0 {
 		spec.Size = r.man.Size
 	}
-	if spec.Size < r.man.Size {
-		return fault.E("store.Clone", fault.Invalid, r.man.Volume, fmt.Errorf("a clone can't be smaller than its origin, %d bytes", r.man.Size))
-	}
 	t.lock(&r.reclaim.lock) // no file is merged or removed meanwhile
 	defer t.unlock(&r.reclaim.lock)
 	if !slices.Contains(r.man.Snapshots, gen) {
 		return r.deleted(gen)
 	}
 	if err := r.whole(gen); err != nil {
+		return err
+	}
+	if err := r.fits(gen, spec.Size); err != nil {
 		return err
 	}
 	if err := t.saveUpTo(gen); err != nil {
@@ -263,6 +263,17 @@ func (t *task) cloneTo(gen block.Generation, dir string, spec Spec) error {
 		return fault.E("store.Clone", fault.Invalid, spec.Volume, err)
 	}
 	return t.cloneInto(c, dir, gen)
+}
+
+// fits returns an error if generation gen may have data beyond size. The origin may be
+// larger than a clone of what it was before it grew.
+func (r *Replica) fits(gen block.Generation, size int64) error {
+	for n, c := range r.chunks {
+		if int(n) >= block.Chunks(size) && len(c.gens) > 0 && c.gens[0] <= gen {
+			return fault.E("store.Clone", fault.Invalid, r.man.Volume, fmt.Errorf("a clone of %d bytes is smaller than what generation %d has", size, gen))
+		}
+	}
+	return nil
 }
 
 // whole returns an error if there is a region whose view as of gen can't be believed: a

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/holdfast-io/holdfast/internal/block"
+	"github.com/holdfast-io/holdfast/internal/fault"
 	"github.com/holdfast-io/holdfast/internal/host/simdisk"
 )
 
@@ -133,4 +134,36 @@ func TestRegionsOfACloneAreThoseOfItsOriginToo(t *testing.T) {
 	if _, ok := epochs[block.RegionsPerChunk]; ok {
 		t.Errorf("a region is listed that nobody ever wrote: %v", epochs)
 	}
+}
+
+// A snapshot is as large as its volume was then: a clone of it is, too, although the volume
+// has grown since.
+func TestCloneOfWhatAVolumeWasBeforeItGrew(t *testing.T) {
+	const size = block.ChunkSize + block.RegionSize
+	g := newRig(t, sim(1), size, Options{})
+	g.must(g.await(func(done func(error)) { g.r.Promise(3, done) }))
+	g.write(block.PerChunk, 4, 7)
+	gen := g.snapshot()
+	g.must(g.await(func(done func(error)) { g.r.Grow(4*block.ChunkSize, done) }))
+	g.write(block.PerChunk+block.PerRegion, 4, 8)
+	g.write(3*block.PerChunk, 4, 9)
+	later := g.snapshot()
+	small := Spec{Volume: cloneSpec("c").Volume, Replica: cloneSpec("c").Replica, Size: size}
+	if err := g.await(func(done func(error)) { g.r.Clone(later, "clone", small, done) }); !fault.Is(err, fault.Invalid) {
+		t.Errorf("a clone that is smaller than its snapshot: %v", err)
+	}
+	g.must(g.await(func(done func(error)) { g.r.Clone(gen, "clone", small, done) }))
+	g.drop()
+	g.dir = "clone"
+	g.must(g.open())
+	g.must(g.await(func(done func(error)) { g.r.Promise(5, done) }))
+	g.expect(0, block.PerChunk, 4, 7)
+	if got := g.r.Manifest().Size; got != size {
+		t.Errorf("the clone has %d bytes", got)
+	}
+	g.must(g.await(func(done func(error)) { g.r.Grow(4*block.ChunkSize, done) }))
+	g.expect(0, block.PerChunk+block.PerRegion, 4, 0)
+	g.expect(0, 3*block.PerChunk, 4, 0)
+	g.write(3*block.PerChunk, 4, 10)
+	g.expect(0, 3*block.PerChunk, 4, 10)
 }

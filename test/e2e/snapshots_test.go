@@ -4,7 +4,12 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -28,6 +33,7 @@ func TestSnapshots(t *testing.T) {
 		{"ChangedBlocksAreThoseThatAComparisonFinds", changedBlocks},
 		{"ARestoreSurvivesKillsAndKeepsWhatWas", restores},
 		{"AnyVerbsInAnyOrderWhileReplicasFail", verbs},
+		{"AFrozenFilesystemIsThawedWhateverIsKilled", thaws},
 	} {
 		c.during(t, part.name, func(t *testing.T) { part.test(t, c, random) })
 	}
@@ -221,6 +227,61 @@ func restores(t *testing.T, c *cluster, random *rand.Rand) {
 		t.Errorf("a volume in use is restored: %v", err)
 	}
 	c.remove("rs")
+}
+
+// thaws kills the data process while a filesystem is frozen for a snapshot, once with who
+// froze it: files can be written again, and the snapshot is taken by the next process.
+func thaws(t *testing.T, c *cluster, random *rand.Rand) {
+	n := c.nodes[0]
+	n.mustCLI("volume", "create", "cold", "--size", "320Mi", "--repl", "2", "--fs", "xfs")
+	dir := n.mount("cold")
+	for i := range rounds(2, 40) {
+		name := fmt.Sprint("cold-", i)
+		asked := make(chan error, 1)
+		go func() {
+			out, err := exec.Command(program, "snapshot", "create", "cold", name, "--freeze", "--address", c.nodes[1].path("run/api.sock")).CombinedOutput()
+			if err != nil {
+				err = fmt.Errorf("%w: %s", err, out)
+			}
+			asked <- err
+		}()
+		data := n.pid("data")
+		frozen := 0 // who froze it
+		c.await("it is frozen, or the snapshot taken", func(context.Context) bool {
+			frozen = childNamed(data, dir)
+			return frozen != 0 || len(asked) > 0
+		})
+		if i%2 == 0 && frozen != 0 {
+			_ = syscall.Kill(-frozen, syscall.SIGKILL) // it has a session, and so a group, of its own
+		}
+		n.restarts("data", n.kill)
+		wrote := make(chan error, 1)
+		go func() {
+			wrote <- exec.Command("sh", "-c", `echo "$2" >"$1/file" && sync "$1/file"`, "sh", dir, name).Run()
+		}()
+		c.await("the filesystem is thawed", func(context.Context) bool { return len(wrote) > 0 })
+		must(t, <-wrote)
+		c.await("the snapshot is taken", func(context.Context) bool { return len(asked) > 0 })
+		must(t, <-asked)
+	}
+	c.remove("cold")
+}
+
+// childNamed returns the id of a process's child that has a word among its arguments.
+func childNamed(parent int, word string) int {
+	raw, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", parent, parent))
+	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", parent))
+	for _, path := range tasks {
+		more, _ := os.ReadFile(path)
+		raw = append(append(raw, ' '), more...)
+	}
+	for _, child := range strings.Fields(string(raw)) {
+		arguments, _ := os.ReadFile("/proc/" + child + "/cmdline")
+		if id, err := strconv.Atoi(child); err == nil && strings.Contains(string(arguments), "freezer") && strings.Contains(string(arguments), word) {
+			return id
+		}
+	}
+	return 0
 }
 
 // wait is for calls that wait.

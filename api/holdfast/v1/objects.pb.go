@@ -1492,6 +1492,7 @@ type VolumeStatus struct {
 	Attachment    *AttachmentStatus      `protobuf:"bytes,4,opt,name=attachment,proto3" json:"attachment,omitempty"`                 // absent when it is not attached
 	UsedBytes     int64                  `protobuf:"varint,5,opt,name=used_bytes,json=usedBytes,proto3" json:"used_bytes,omitempty"` // of one replica
 	Conditions    []*Condition           `protobuf:"bytes,6,rep,name=conditions,proto3" json:"conditions,omitempty"`
+	PurgeAt       *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=purge_at,json=purgeAt,proto3" json:"purge_at,omitempty"` // of one in the trash: when it is gone for good
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1564,6 +1565,13 @@ func (x *VolumeStatus) GetUsedBytes() int64 {
 func (x *VolumeStatus) GetConditions() []*Condition {
 	if x != nil {
 		return x.Conditions
+	}
+	return nil
+}
+
+func (x *VolumeStatus) GetPurgeAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.PurgeAt
 	}
 	return nil
 }
@@ -3557,7 +3565,7 @@ const file_holdfast_v1_objects_proto_rawDesc = "" +
 	"\n" +
 	"write_iops\x18\x02 \x01(\x03R\twriteIops\x121\n" +
 	"\x15read_bytes_per_second\x18\x03 \x01(\x03R\x12readBytesPerSecond\x123\n" +
-	"\x16write_bytes_per_second\x18\x04 \x01(\x03R\x13writeBytesPerSecond\"\x9f\x02\n" +
+	"\x16write_bytes_per_second\x18\x04 \x01(\x03R\x13writeBytesPerSecond\"\xd6\x02\n" +
 	"\fVolumeStatus\x12+\n" +
 	"\x06health\x18\x01 \x01(\x0e2\x13.holdfast.v1.HealthR\x06health\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x126\n" +
@@ -3569,7 +3577,8 @@ const file_holdfast_v1_objects_proto_rawDesc = "" +
 	"used_bytes\x18\x05 \x01(\x03R\tusedBytes\x126\n" +
 	"\n" +
 	"conditions\x18\x06 \x03(\v2\x16.holdfast.v1.ConditionR\n" +
-	"conditions\"\x94\x02\n" +
+	"conditions\x125\n" +
+	"\bpurge_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\apurgeAt\"\x94\x02\n" +
 	"\rReplicaStatus\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x17\n" +
 	"\anode_id\x18\x02 \x01(\tR\x06nodeId\x12\x17\n" +
@@ -3897,51 +3906,52 @@ var file_holdfast_v1_objects_proto_depIdxs = []int32{
 	20, // 23: holdfast.v1.VolumeStatus.replicas:type_name -> holdfast.v1.ReplicaStatus
 	25, // 24: holdfast.v1.VolumeStatus.attachment:type_name -> holdfast.v1.AttachmentStatus
 	7,  // 25: holdfast.v1.VolumeStatus.conditions:type_name -> holdfast.v1.Condition
-	2,  // 26: holdfast.v1.ReplicaStatus.state:type_name -> holdfast.v1.ReplicaState
-	21, // 27: holdfast.v1.ReplicaStatus.progress:type_name -> holdfast.v1.Progress
-	45, // 28: holdfast.v1.Progress.left:type_name -> google.protobuf.Duration
-	23, // 29: holdfast.v1.Attachment.spec:type_name -> holdfast.v1.AttachmentSpec
-	25, // 30: holdfast.v1.Attachment.status:type_name -> holdfast.v1.AttachmentStatus
-	24, // 31: holdfast.v1.AttachmentSpec.export:type_name -> holdfast.v1.Export
-	3,  // 32: holdfast.v1.AttachmentStatus.state:type_name -> holdfast.v1.AttachmentState
-	20, // 33: holdfast.v1.AttachmentStatus.replicas:type_name -> holdfast.v1.ReplicaStatus
-	7,  // 34: holdfast.v1.AttachmentStatus.conditions:type_name -> holdfast.v1.Condition
-	26, // 35: holdfast.v1.AttachmentStatus.stats:type_name -> holdfast.v1.IOStats
-	6,  // 36: holdfast.v1.Snapshot.meta:type_name -> holdfast.v1.Meta
-	28, // 37: holdfast.v1.Snapshot.spec:type_name -> holdfast.v1.SnapshotSpec
-	29, // 38: holdfast.v1.Snapshot.status:type_name -> holdfast.v1.SnapshotStatus
-	44, // 39: holdfast.v1.SnapshotSpec.due:type_name -> google.protobuf.Timestamp
-	44, // 40: holdfast.v1.SnapshotStatus.taken:type_name -> google.protobuf.Timestamp
-	6,  // 41: holdfast.v1.SnapshotPolicy.meta:type_name -> holdfast.v1.Meta
-	31, // 42: holdfast.v1.SnapshotPolicy.spec:type_name -> holdfast.v1.SnapshotPolicySpec
-	33, // 43: holdfast.v1.SnapshotPolicy.status:type_name -> holdfast.v1.SnapshotPolicyStatus
-	32, // 44: holdfast.v1.SnapshotPolicySpec.schedules:type_name -> holdfast.v1.SnapshotSchedule
-	42, // 45: holdfast.v1.SnapshotPolicySpec.selector:type_name -> holdfast.v1.SnapshotPolicySpec.SelectorEntry
-	44, // 46: holdfast.v1.SnapshotPolicyStatus.next:type_name -> google.protobuf.Timestamp
-	7,  // 47: holdfast.v1.SnapshotPolicyStatus.conditions:type_name -> holdfast.v1.Condition
-	21, // 48: holdfast.v1.Operation.progress:type_name -> holdfast.v1.Progress
-	44, // 49: holdfast.v1.Operation.created:type_name -> google.protobuf.Timestamp
-	44, // 50: holdfast.v1.Operation.ended:type_name -> google.protobuf.Timestamp
-	43, // 51: holdfast.v1.Operation.parameters:type_name -> holdfast.v1.Operation.ParametersEntry
-	35, // 52: holdfast.v1.Operation.steps:type_name -> holdfast.v1.Step
-	44, // 53: holdfast.v1.Event.time:type_name -> google.protobuf.Timestamp
-	45, // 54: holdfast.v1.ClusterSettings.repair_delay:type_name -> google.protobuf.Duration
-	45, // 55: holdfast.v1.ClusterSettings.trash_keep:type_name -> google.protobuf.Duration
-	45, // 56: holdfast.v1.ClusterSettings.orphan_grace:type_name -> google.protobuf.Duration
-	45, // 57: holdfast.v1.ClusterSettings.events_keep:type_name -> google.protobuf.Duration
-	45, // 58: holdfast.v1.ClusterSettings.operations_keep:type_name -> google.protobuf.Duration
-	6,  // 59: holdfast.v1.Cluster.meta:type_name -> holdfast.v1.Meta
-	37, // 60: holdfast.v1.Cluster.settings:type_name -> holdfast.v1.ClusterSettings
-	37, // 61: holdfast.v1.Cluster.defaults:type_name -> holdfast.v1.ClusterSettings
-	5,  // 62: holdfast.v1.Token.kind:type_name -> holdfast.v1.TokenKind
-	4,  // 63: holdfast.v1.Token.role:type_name -> holdfast.v1.Role
-	44, // 64: holdfast.v1.Token.created:type_name -> google.protobuf.Timestamp
-	44, // 65: holdfast.v1.Token.expires:type_name -> google.protobuf.Timestamp
-	66, // [66:66] is the sub-list for method output_type
-	66, // [66:66] is the sub-list for method input_type
-	66, // [66:66] is the sub-list for extension type_name
-	66, // [66:66] is the sub-list for extension extendee
-	0,  // [0:66] is the sub-list for field type_name
+	44, // 26: holdfast.v1.VolumeStatus.purge_at:type_name -> google.protobuf.Timestamp
+	2,  // 27: holdfast.v1.ReplicaStatus.state:type_name -> holdfast.v1.ReplicaState
+	21, // 28: holdfast.v1.ReplicaStatus.progress:type_name -> holdfast.v1.Progress
+	45, // 29: holdfast.v1.Progress.left:type_name -> google.protobuf.Duration
+	23, // 30: holdfast.v1.Attachment.spec:type_name -> holdfast.v1.AttachmentSpec
+	25, // 31: holdfast.v1.Attachment.status:type_name -> holdfast.v1.AttachmentStatus
+	24, // 32: holdfast.v1.AttachmentSpec.export:type_name -> holdfast.v1.Export
+	3,  // 33: holdfast.v1.AttachmentStatus.state:type_name -> holdfast.v1.AttachmentState
+	20, // 34: holdfast.v1.AttachmentStatus.replicas:type_name -> holdfast.v1.ReplicaStatus
+	7,  // 35: holdfast.v1.AttachmentStatus.conditions:type_name -> holdfast.v1.Condition
+	26, // 36: holdfast.v1.AttachmentStatus.stats:type_name -> holdfast.v1.IOStats
+	6,  // 37: holdfast.v1.Snapshot.meta:type_name -> holdfast.v1.Meta
+	28, // 38: holdfast.v1.Snapshot.spec:type_name -> holdfast.v1.SnapshotSpec
+	29, // 39: holdfast.v1.Snapshot.status:type_name -> holdfast.v1.SnapshotStatus
+	44, // 40: holdfast.v1.SnapshotSpec.due:type_name -> google.protobuf.Timestamp
+	44, // 41: holdfast.v1.SnapshotStatus.taken:type_name -> google.protobuf.Timestamp
+	6,  // 42: holdfast.v1.SnapshotPolicy.meta:type_name -> holdfast.v1.Meta
+	31, // 43: holdfast.v1.SnapshotPolicy.spec:type_name -> holdfast.v1.SnapshotPolicySpec
+	33, // 44: holdfast.v1.SnapshotPolicy.status:type_name -> holdfast.v1.SnapshotPolicyStatus
+	32, // 45: holdfast.v1.SnapshotPolicySpec.schedules:type_name -> holdfast.v1.SnapshotSchedule
+	42, // 46: holdfast.v1.SnapshotPolicySpec.selector:type_name -> holdfast.v1.SnapshotPolicySpec.SelectorEntry
+	44, // 47: holdfast.v1.SnapshotPolicyStatus.next:type_name -> google.protobuf.Timestamp
+	7,  // 48: holdfast.v1.SnapshotPolicyStatus.conditions:type_name -> holdfast.v1.Condition
+	21, // 49: holdfast.v1.Operation.progress:type_name -> holdfast.v1.Progress
+	44, // 50: holdfast.v1.Operation.created:type_name -> google.protobuf.Timestamp
+	44, // 51: holdfast.v1.Operation.ended:type_name -> google.protobuf.Timestamp
+	43, // 52: holdfast.v1.Operation.parameters:type_name -> holdfast.v1.Operation.ParametersEntry
+	35, // 53: holdfast.v1.Operation.steps:type_name -> holdfast.v1.Step
+	44, // 54: holdfast.v1.Event.time:type_name -> google.protobuf.Timestamp
+	45, // 55: holdfast.v1.ClusterSettings.repair_delay:type_name -> google.protobuf.Duration
+	45, // 56: holdfast.v1.ClusterSettings.trash_keep:type_name -> google.protobuf.Duration
+	45, // 57: holdfast.v1.ClusterSettings.orphan_grace:type_name -> google.protobuf.Duration
+	45, // 58: holdfast.v1.ClusterSettings.events_keep:type_name -> google.protobuf.Duration
+	45, // 59: holdfast.v1.ClusterSettings.operations_keep:type_name -> google.protobuf.Duration
+	6,  // 60: holdfast.v1.Cluster.meta:type_name -> holdfast.v1.Meta
+	37, // 61: holdfast.v1.Cluster.settings:type_name -> holdfast.v1.ClusterSettings
+	37, // 62: holdfast.v1.Cluster.defaults:type_name -> holdfast.v1.ClusterSettings
+	5,  // 63: holdfast.v1.Token.kind:type_name -> holdfast.v1.TokenKind
+	4,  // 64: holdfast.v1.Token.role:type_name -> holdfast.v1.Role
+	44, // 65: holdfast.v1.Token.created:type_name -> google.protobuf.Timestamp
+	44, // 66: holdfast.v1.Token.expires:type_name -> google.protobuf.Timestamp
+	67, // [67:67] is the sub-list for method output_type
+	67, // [67:67] is the sub-list for method input_type
+	67, // [67:67] is the sub-list for extension type_name
+	67, // [67:67] is the sub-list for extension extendee
+	0,  // [0:67] is the sub-list for field type_name
 }
 
 func init() { file_holdfast_v1_objects_proto_init() }

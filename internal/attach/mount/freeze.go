@@ -81,3 +81,9 @@ func Frozen(ctx context.Context, dir string, work func() error) error {
 	}
 	return workErr
 }
+
+// Thaw thaws the filesystem at dir. One that is not frozen is an error.
+func Thaw(ctx context.Context, dir string) error {
+	_, err := run(ctx, fsfreeze, "--unfreeze", dir)
+	return fault.Wrap("mount.Thaw", err)
+}

@@ -22,6 +22,7 @@ var (
 	wipefs     = tool{"wipefs", "util-linux"}
 	blkdiscard = tool{"blkdiscard", "util-linux"}
 	fstrim     = tool{"fstrim", "util-linux"}
+	fsfreeze   = tool{"fsfreeze", "util-linux"}
 	mkfsExt4   = tool{"mkfs.ext4", "e2fsprogs"}
 	e2fsck     = tool{"e2fsck", "e2fsprogs"}
 	dumpe2fs   = tool{"dumpe2fs", "e2fsprogs"}
