@@ -87,9 +87,8 @@ shown as something else. A region whose metadata is fine is left as it is.
 
 A replica of a cluster needs this only when no other replica of the volume is
 left: while there is one, the cluster fills the region from it by itself.`,
-		Example: `  holdfast store check /var/lib/holdfast/pools/try/demo
-  holdfast store reset-region /var/lib/holdfast/pools/try/demo 17`,
-		Args: exactly("REPLICA", "REGION"),
+		Example: `  holdfast store reset-region /var/lib/holdfast/pools/try/demo 17`,
+		Args:    exactly("REPLICA", "REGION"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			number, err := strconv.ParseUint(args[1], 10, 32)
 			if err != nil {
