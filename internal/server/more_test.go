@@ -3,6 +3,7 @@ package server_test
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"slices"
@@ -18,6 +19,7 @@ import (
 
 	"github.com/holdfast-io/holdfast/api/client"
 	v1 "github.com/holdfast-io/holdfast/api/holdfast/v1"
+	"github.com/holdfast-io/holdfast/internal/host/patiently"
 	"github.com/holdfast-io/holdfast/internal/server/servertest"
 	"github.com/holdfast-io/holdfast/internal/state"
 	"github.com/holdfast-io/holdfast/internal/state/statepb"
@@ -395,14 +397,18 @@ func TestHealthAndMetrics(t *testing.T) {
 	if !health.Ready {
 		t.Error("not ready")
 	}
-	answer, err = h.Get("http://holdfast/metrics")
-	c.Must(err)
-	text := read(t, answer)
 	for _, line := range []string{`holdfast_nodes{state="up"} 2`, `holdfast_volumes{health="healthy"} 1`, `holdfast_replicas{state="in_sync"} 2`,
 		`holdfast_attachments{state="attached"} 1`, `holdfast_pool_healthy{node="n1",pool="n1-1"} 1`, `holdfast_state_reachable 1`} {
-		if !strings.Contains(text, line+"\n") {
-			t.Errorf("%s is missing in\n%s", line, text)
-		}
+		patiently.Until(t, func() error { // each kind of entry has a mirror of its own, and the figures do not wait for any
+			answer, err := h.Get("http://holdfast/metrics")
+			if err != nil {
+				return err
+			}
+			if text := read(t, answer); !strings.Contains(text, line+"\n") {
+				return fmt.Errorf("%s is missing in\n%s", line, text)
+			}
+			return nil
+		})
 	}
 }
 
