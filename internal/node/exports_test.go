@@ -19,7 +19,8 @@ import (
 func (m *machine) exportAt(id string, spec *v1.AttachmentSpec) string {
 	spec.NodeId, spec.Frontend = m.o.Node.String(), "export"
 	m.commit(state.Attachments.Put(id, &v1.Attachment{VolumeId: id, Spec: spec}))
-	s := await(m, state.AttachStatuses, id, attached)
+	// Until then the status may be that of a head that was tended, which is attached without a front end.
+	s := await(m, state.AttachStatuses, id, func(s *v1.AttachmentStatus) bool { return attached(s) && s.Frontend != "none" })
 	if s.Device != "" || s.Frontend != "export" || s.Address == "" {
 		m.t.Fatalf("exported as %v", s)
 	}
