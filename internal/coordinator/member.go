@@ -259,6 +259,10 @@ func (c *Coordinator) promise(now time.Duration, m int, fx *Effects) {
 			x.asking = false
 			switch a := msg.(type) {
 			case *wire.Promised:
+				if a.Generation != x.opened.Generation && !c.inSync(m) {
+					c.unlink(at, m, fx) // it has sealed a snapshot since it said what it has: that is asked anew
+					return
+				}
 				x.promised = epoch
 				x.incarnation, x.boot = x.opened.Incarnation, x.opened.Boot
 				x.opened.Generation = a.Generation

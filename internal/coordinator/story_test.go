@@ -346,3 +346,34 @@ func TestNothingIsCleanBeforeWhatWasSentBeforeTheFlushIsComplete(t *testing.T) {
 		t.Fatal("it is not said although all is complete")
 	}
 }
+
+// A snapshot of an owner that has gone may be sealed after the replica said what it has:
+// taken for what it said, and the generation that it promised with, it would have lost one.
+func TestACopyThatSealedASnapshotMeanwhileIsAskedAnew(t *testing.T) {
+	s := newStage(t, 2)
+	s.c.rec.Members[1].State, s.c.public.Members[1].State = spec.Outdated, spec.Outdated
+	s.step(Tick{})
+	s.record()
+	s.answer(0)
+	for i := 0; i < len(s.sent); i++ {
+		x := s.sent[i]
+		if x.Member != 1 || x.Msg == nil {
+			continue
+		}
+		s.sent[i].Msg = nil
+		msg := healthy(x.Msg)
+		if p, ok := msg.(*wire.Promised); ok {
+			p.Generation = 2
+		}
+		s.step(Received{Member: 1, ID: x.ID, Msg: msg})
+	}
+	s.now += s.c.opts.Lease / 2
+	s.step(Tick{})
+	if n := s.sentTo(1, wire.KindOpen); n != 2 {
+		t.Fatalf("it was asked %d times what it has:\n%s", n, s.c.Debug(s.now))
+	}
+	s.settle()
+	if s.c.Record().Members[1].State != spec.InSync {
+		t.Fatalf("it does not count:\n%s", s.c.Debug(s.now))
+	}
+}

@@ -103,7 +103,7 @@ func (c *Coordinator) abandonSync(m int) {
 	if c.promoting(m) {
 		return // it may count by now: the record will tell
 	}
-	late := s.steps > 0
+	late := s.steps > 0 || s.stage == sealing
 	for _, q := range c.active {
 		if q.copy == nil && !c.inSync(m) {
 			late = late || q.need.has(m) && !q.acked.has(m)
@@ -148,10 +148,9 @@ func (c *Coordinator) splitSyncs(g block.Generation) {
 			c.abandonSync(m) // nothing is done yet
 			continue
 		}
-		s.todo = append(append(s.todo, s.missed...), c.recall(s)...)
-		slices.Sort(s.todo)
-		s.todo = slices.Compact(s.todo)
-		s.missed, s.cursor = nil, 0
+		// After the steps under way have ended: they may be of these very regions.
+		s.missed = append(append(s.missed, s.todo...), c.recall(s)...)
+		s.todo, s.cursor = nil, 0
 		s.gen, s.stage, s.flushed, s.done = g, copies, false, false
 	}
 }

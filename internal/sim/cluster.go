@@ -435,6 +435,9 @@ func (c *cluster) converge() {
 		for _, h := range c.heads {
 			if h.alive() {
 				c.log("%s: %s", h.name, h.coord.Debug(h.node.now()))
+				for _, x := range h.coord.Health(h.node.now()) {
+					c.log("%s: %v: %s; %s", h.name, x.Kind, x.Cause, x.Cure)
+				}
 			}
 		}
 		c.found("not well again after %v: in sync %v", 120*time.Second, states(c.record))
