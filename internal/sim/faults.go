@@ -58,7 +58,7 @@ func (n *node) breakDisk() {
 	c := n.c
 	kind := host.OpWrite
 	if c.chance(50) {
-		kind = host.OpSync
+		kind, n.drops = host.OpSync, true
 	}
 	c.log("node %d: the next operation %d fails", n.i, kind)
 	n.disk.Inject(simdisk.Rule{Kind: kind, Path: n.dir() + "/chunks/*", Effect: simdisk.Fail})

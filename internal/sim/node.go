@@ -42,6 +42,9 @@ type node struct {
 	odd  bool // the process is of another version
 	// fatal: when the store fails the owner dies.
 	fatal bool
+	// drops: a sync of its disk failed or will. What it should have made durable is gone from
+	// then on, and a read may find that before the store has heard of the failure.
+	drops bool
 	rots  []rotten
 }
 
@@ -289,7 +292,7 @@ func (n *node) storeOp(op replica.Store) {
 			return
 		}
 		n.asked--
-		if err != nil && fault.Is(err, fault.Corrupt) && !n.c.bad.rot {
+		if fault.Is(err, fault.Corrupt) && !n.c.bad.rot && !n.drops {
 			n.c.found("node %d: %v", n.i, err)
 			return
 		}
