@@ -358,11 +358,12 @@ func (h *head) get(b, count int) {
 				}
 				continue // torn when a process or a machine died, and not complete or flushed
 			}
-			at := from[i]
-			if h.c.losses != losses {
-				at = h.c.model.blocks[b+i].gone
+			if h.c.losses == losses {
+				err = h.c.model.seen(b+i, from[i], tag)
+			} else {
+				err = h.c.model.glimpsed(b+i, tag)
 			}
-			if err := h.c.model.seen(b+i, at, tag); err != nil {
+			if err != nil {
 				h.c.found("%s: %v", h.name, err)
 			}
 		}

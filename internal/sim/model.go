@@ -113,14 +113,29 @@ func (m *model) powerLost() {
 // seen checks what a read showed of block b, when from was the position of the last
 // completed write as the read began, and makes it the truth: what was shown stays.
 func (m *model) seen(b, from int, tag uint64) error {
+	at, err := m.find(b, from, tag)
+	if err == nil {
+		m.blocks[b].acked = max(m.blocks[b].acked, at)
+	}
+	return err
+}
+
+// glimpsed checks what a read showed of block b while what was not flushed was lost. It
+// may have been read before, and be gone by now.
+func (m *model) glimpsed(b int, tag uint64) error {
+	_, err := m.find(b, 0, tag)
+	return err
+}
+
+// find returns the position of a write that block b may show, from a position on.
+func (m *model) find(b, from int, tag uint64) (int, error) {
 	h := &m.blocks[b]
 	from = max(from, h.gone)
 	at := slices.Index(h.tags[from-h.gone:], tag)
 	if at < 0 {
-		return fmt.Errorf("block %d shows write %d; since the read began it was one of %v (all: %v)", b, tag, h.tags[from-h.gone:], h.tags)
+		return 0, fmt.Errorf("block %d shows write %d; since the read began it was one of %v (all: %v)", b, tag, h.tags[from-h.gone:], h.tags)
 	}
-	h.acked = max(h.acked, from+at)
-	return nil
+	return from + at, nil
 }
 
 func pattern(count int, tag uint64) ([]byte, []block.Sum) {
