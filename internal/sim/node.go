@@ -221,6 +221,8 @@ func (n *node) kill(power bool) {
 	n.up, n.failing, n.odd = false, false, false
 	n.life++
 	n.unrot()
+	// Until a loss is accepted, the process that comes next forgets what was not flushed.
+	forgets := power || n.store != nil && n.store.Lost() != nil
 	if n.store != nil {
 		n.store.Abandon()
 	}
@@ -228,8 +230,10 @@ func (n *node) kill(power bool) {
 	if !n.made { // nobody was told of the replica
 		n.holds = block.ReplicaID{}
 	}
-	if power {
+	if forgets {
 		n.c.lose(n)
+	}
+	if power {
 		n.disk = n.disk.Crash(simdisk.KeepSome)
 		n.boot++
 	} else {
