@@ -215,3 +215,37 @@ func refusesEverything(l *life) {
 		l.fatal("a replica that failed goes on writing")
 	}
 }
+
+// TestWhatWasLostDoesNotComeBack has a replica fail while its journal says, not durably,
+// that a block is a hole. The process that comes next forgets that, writes the block where
+// it was, and accepts the loss. The one after it must not find the hole again: found by
+// seed 700080 of the simulator.
+func TestWhatWasLostDoesNotComeBack(t *testing.T) {
+	disk := simdisk.New(simdisk.Options{Seed: 1})
+	g := newRig(t, disk, 1<<30, Options{Boot: 1})
+	again := func() {
+		g.t.Helper()
+		g.r.Abandon()
+		disk = disk.Kill()
+		g.disk = disk
+		g.must(g.open())
+	}
+	g.write(6, 1, 1)
+	g.flush()
+	g.zero(6, 1)
+	disk.Inject(simdisk.Rule{Kind: host.OpWrite, Path: g.dir + "/chunks/*", Effect: simdisk.Fail})
+	if g.do(writeOf(3, 1, 2)) == nil {
+		t.Fatal("the write that the disk refuses succeeds")
+	}
+	for disk.InFlight() > 0 { // the note of it
+		disk.Poll(-1)
+	}
+	again()
+	if g.r.Lost() == nil {
+		t.Fatal("the loss is forgotten")
+	}
+	g.write(6, 1, 3)
+	g.must(g.await(g.r.Accept))
+	again()
+	g.expect(g.r.Manifest().Generation, 6, 1, 3)
+}

@@ -17,6 +17,7 @@ type flusher struct {
 	tasks   []*flushWait
 	all     bool // an earlier process left writes that were not synced
 	created bool // a chunk file's name is not durable
+	disown  bool // the journal is to say that it goes on before what an earlier process left
 	ops     []host.Op
 	files   []*file // that ops sync
 }
@@ -132,8 +133,9 @@ func (t *task) flushOnce() error {
 	if err != nil {
 		return r.fail(fault.Wrap("store.Flush", err))
 	}
-	if through > j.durable {
-		return t.mark(through)
+	if through > j.durable || fl.disown {
+		fl.disown = false
+		return t.mark(max(through, j.durable))
 	}
 	return nil
 }

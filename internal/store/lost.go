@@ -56,6 +56,9 @@ func (r *Replica) Accept(done func(error)) {
 
 func (t *task) accept() error {
 	r := t.r
+	// What recovery left out of the journal still lies there. As long as this session has
+	// not written behind it, the next process would take it for the end of the journal.
+	r.flusher.disown = r.flusher.disown || r.lost != nil || r.forgot
 	if err := t.flush(); err != nil {
 		return err
 	}
