@@ -33,6 +33,7 @@ func TestSnapshots(t *testing.T) {
 		{"ChangedBlocksAreThoseThatAComparisonFinds", changedBlocks},
 		{"ARestoreSurvivesKillsAndKeepsWhatWas", restores},
 		{"AnyVerbsInAnyOrderWhileReplicasFail", verbs},
+		{"EachVerbDoesWhatItSays", everyDay},
 		{"AFrozenFilesystemIsThawedWhateverIsKilled", thaws},
 	} {
 		c.during(t, part.name, func(t *testing.T) { part.test(t, c, random) })
@@ -227,6 +228,120 @@ func restores(t *testing.T, c *cluster, random *rand.Rand) {
 		t.Errorf("a volume in use is restored: %v", err)
 	}
 	c.remove("rs")
+}
+
+// everyDay does once what people do with snapshots, by commands.
+func everyDay(t *testing.T, c *cluster, _ *rand.Rand) {
+	n1, n2 := c.nodes[0], c.nodes[1]
+	n1.mustCLI("volume", "create", "day", "--size", "400Mi", "--repl", "2", "--fs", "xfs")
+	dir := n1.mount("day")
+	fill := func(name string) {
+		sh(t, `dd if=/dev/urandom of="$1/$2" bs=1M count=24 conv=notrunc,fsync status=none`, dir, name)
+	}
+	used := func() int { // by all replicas, in MiB
+		mib, err := strconv.Atoi(sh(t, `du -smc "$@" | tail -1 | cut -f1`, c.nodes[0].path("pool"), c.nodes[1].path("pool"), c.nodes[2].path("pool")))
+		must(t, err)
+		return mib
+	}
+	fill("a")
+	n2.mustCLI("snapshot", "create", "day", "day-1", "--label", "keep=yes", "--freeze")
+	fill("a") // to the same places
+	n2.mustCLI("snapshot", "create", "day", "day-2", "--freeze")
+	fill("a")
+	n1.mustCLI("snapshot", "create", "day", "day-3")
+	if out := n2.mustCLI("snapshot", "list", "--selector", "keep=yes"); !strings.Contains(out, "day-1") || strings.Contains(out, "day-2") {
+		t.Errorf("by its label:\n%s", out)
+	}
+	n2.mustCLI("snapshot", "update", "day-2", "--name", "day-two", "--label", "keep=no")
+	n1.mustCLI("snapshot", "clone", "day-1", "day-copy", "--repl", "1")
+	tree := n2.mustCLI("snapshot", "tree", "day-copy")
+	for _, name := range []string{"day-1", "  day-copy", "day-two", "day-3", "day "} {
+		if !strings.Contains(tree, name) {
+			t.Errorf("%q is not in the tree:\n%s", name, tree)
+		}
+	}
+
+	// As many as the settings allow, and not one more.
+	n1.mustCLI("cluster", "set", "snapshots_per_volume_max=3")
+	if out, err := n1.cli("snapshot", "create", "day"); err == nil || !strings.Contains(out, "has 3 snapshots, and 3 is the most") || !strings.Contains(out, "delete some") {
+		t.Errorf("a snapshot too many: %v\n%s", err, out)
+	}
+	n1.mustCLI("cluster", "set", "snapshots_per_volume_max=256")
+	if os.Getenv("HOLDFAST_LONG") != "" {
+		for i := 3; i < 256; i++ {
+			n1.mustCLI("snapshot", "create", "day", fmt.Sprint("day-many-", i))
+		}
+		if out, err := n1.cli("snapshot", "create", "day"); err == nil || !strings.Contains(out, "256 is the most") {
+			t.Errorf("a snapshot too many: %v\n%s", err, out)
+		}
+		for i := 3; i < 256; i++ {
+			n1.mustCLI("snapshot", "delete", fmt.Sprint("day-many-", i))
+		}
+	}
+
+	// What each takes is said, and comes back when it is deleted, in any order.
+	own := func(name string) (exclusive, shared int64) {
+		s, err := n1.api().Snapshots.GetSnapshot(t.Context(), &v1.GetSnapshotRequest{Snapshot: name})
+		must(t, err)
+		return s.Status.GetExclusiveBytes(), s.Status.GetSharedBytes()
+	}
+	c.await("it is known what the snapshots take", func(context.Context) bool {
+		one, _ := own("day-1")
+		two, shared := own("day-two")
+		return one+two > 20<<20 && shared > 0
+	})
+	sum, err := n1.api().Snapshots.GetSnapshot(t.Context(), &v1.GetSnapshotRequest{Snapshot: "day-1"})
+	must(t, err)
+	n2.mustCLI("volume", "delete", "day-copy", "--purge")
+	before := used()
+	for _, name := range []string{"day-two", "day-1"} {
+		n2.mustCLI("snapshot", "delete", name)
+	}
+	c.await("their space is free", func(context.Context) bool { return used() <= before-2*int(sum.Status.ExclusiveBytes>>20) })
+
+	// A snapshot is mounted, read-only.
+	was := sh(t, `sha256sum <"$1/a"`, dir)
+	fill("a")
+	c.detach("day")
+	n2.mustCLI("volume", "attach", "day", "--snapshot", "day-3", "--mount", n2.path("mnt-day-3"), "--mount-option", "norecovery", "--mount-option", "nouuid")
+	if got := sh(t, `sha256sum <"$1/a"`, n2.path("mnt-day-3")); got != was {
+		t.Errorf("the snapshot has %s, and the volume had %s", got, was)
+	}
+	if out, err := exec.Command("touch", n2.path("mnt-day-3/b")).CombinedOutput(); err == nil {
+		t.Errorf("a snapshot was written to: %s", out)
+	}
+	c.detach("day")
+
+	// It grows, attached or not, with its filesystem.
+	n1.mustCLI("volume", "update", "day", "--size", "500Mi")
+	dir = n1.mount("day")
+	c.await("the filesystem has the size of the volume, that grew while it was detached", func(context.Context) bool { return dfMiB(t, dir) > 420 })
+	n2.mustCLI("volume", "update", "day", "--size", "700Mi")
+	c.await("the filesystem has grown in use", func(context.Context) bool { return dfMiB(t, dir) > 600 })
+	fill("b")
+	was = sh(t, `sha256sum <"$1/b"`, dir)
+	c.detach("day")
+
+	// In the trash it says for how long, and it comes back whole.
+	n1.mustCLI("volume", "delete", "day")
+	if out := n1.mustCLI("volume", "list", "--trash"); !strings.Contains(out, "GONE IN") || !strings.Contains(out, "24h0m") && !strings.Contains(out, "23h5") {
+		t.Errorf("the trash has\n%s", out)
+	}
+	n1.mustCLI("volume", "restore", "day")
+	if got := sh(t, `sha256sum <"$1/b"`, n1.mount("day")); got != was {
+		t.Errorf("out of the trash the file has %s, not %s", got, was)
+	}
+	c.remove("day")
+	if out := n1.mustCLI("volume", "list", "--trash"); strings.Contains(out, "day") {
+		t.Errorf("it was deleted for good:\n%s", out)
+	}
+}
+
+// dfMiB returns the size of the filesystem at a directory.
+func dfMiB(t *testing.T, dir string) int {
+	mib, err := strconv.Atoi(strings.TrimSpace(sh(t, `df -m --output=size "$1" | tail -1`, dir)))
+	must(t, err)
+	return mib
 }
 
 // thaws kills the data process while a filesystem is frozen for a snapshot, once with who
