@@ -47,7 +47,8 @@ test-vm: ## what needs a kernel with ublk and nbd, in an emulated machine (minut
 	CGO_ENABLED=0 go test -tags vm -c -o bin/ublk.test ./internal/attach/ublk
 	CGO_ENABLED=0 go test -tags vm -c -o bin/nbdclient.test ./internal/attach/nbdclient
 	CGO_ENABLED=0 go test -c -o bin/mount.test ./internal/attach/mount
-	scripts/vm bin/mount.test bin/ublk.test bin/nbdclient.test
+	CGO_ENABLED=0 go test -tags vm -c -o bin/vm.test ./test/vm
+	scripts/vm bin/mount.test bin/ublk.test bin/nbdclient.test bin/vm.test
 
 test-kube: ## a real Kubernetes of three nodes on this machine (minutes; 20 the first time)
 	go test -tags kube -count=1 -timeout 60m -v ./test/kube
@@ -71,7 +72,7 @@ lint: ## gofmt, go vet, staticcheck, shellcheck
 	@unformatted=$$(gofmt -l $(GO_DIRS)); \
 	if [ -n "$$unformatted" ]; then echo "not formatted; run gofmt -w on:"; echo "$$unformatted"; exit 1; fi
 	go vet ./...
-	go vet -tags vm ./internal/attach/...
+	go vet -tags vm ./internal/attach/... ./test/vm
 	go tool staticcheck ./...
 	shellcheck .ci/run scripts/*
 
