@@ -69,7 +69,7 @@ file is written once.
 
 A mounted volume is written in a scratch file on its filesystem, which is gone
 afterwards. One that is not mounted is only read, unless --destructive allows to
-overwrite what it holds.`,
+overwrite what it holds; it is empty then.`,
 		Example: `  holdfast bench db
   holdfast bench db --time 5s -o json
   holdfast bench scratch --destructive`,

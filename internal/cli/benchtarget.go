@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -20,11 +21,16 @@ type benchTarget struct {
 	what     string // in words
 	notes    []string
 	readOnly bool
-	held     int // keeps the device from being mounted; -1 for nothing
+	held     int    // keeps the device from being mounted; -1 for nothing
+	spoilt   string // the device that was overwritten, and is to be empty afterwards
+	size     int64  // of it, in bytes
 }
 
 func (t *benchTarget) close() {
 	t.Close()
+	if t.spoilt != "" {
+		_ = discard(t.spoilt, t.size) // garbage stays on a device that can't: mkfs will ask
+	}
 	if t.held >= 0 {
 		_ = unix.Close(t.held) // it was only read
 	}
@@ -77,7 +83,10 @@ func (b *benching) device(v *v1.Volume, device string) (*benchTarget, error) {
 		return nil, fault.Errorf("bench", fault.KindOf(err), "%s: %w", device, err)
 	}
 	t := &benchTarget{what: device + ", overwritten", readOnly: !b.destructive, held: held}
-	if t.readOnly {
+	if !t.readOnly {
+		t.spoilt, t.size = device, v.GetSpec().GetSizeBytes()
+		t.notes = append(t.notes, "the volume is empty now: what it held and what was written is discarded")
+	} else {
 		t.what = device + ", only read"
 		t.notes = append(t.notes, "it is not mounted, so it is not written: mount it, or give up what it holds with --destructive",
 			"where nothing was ever written, reads reach no disk and are faster than raw")
@@ -87,6 +96,20 @@ func (b *benching) device(v *v1.Volume, device string) (*benchTarget, error) {
 		return nil, err
 	}
 	return t, nil
+}
+
+// discard gives back all that a device holds.
+func discard(device string, size int64) error {
+	f, err := os.OpenFile(device, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = f.Close() }() // nothing is buffered
+	area := [2]uint64{0, uint64(size)}
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), unix.BLKDISCARD, uintptr(unsafe.Pointer(&area))); errno != 0 {
+		return &os.PathError{Op: "discard", Path: device, Err: errno}
+	}
+	return nil
 }
 
 // raw makes a file on the disk of a pool of this machine: the one with the volume's
