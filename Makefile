@@ -84,10 +84,11 @@ unit:
 planted:
 	go test -count=1 -timeout 15m -tags planted -run TestPlanted ./internal/sim
 
-# Only where goroutines are started can the race detector find anything. What attach
-# starts is mostly processes: its tests are in unit, and under the detector in test-long.
+# Only where goroutines are started can the race detector find anything. What attach and
+# the tests of whole clusters start is mostly processes: they are in unit, and under the
+# detector in test-long.
 race:
-	packages=$$(grep -rlE --include='*.go' '^\s+go (func\b|[A-Za-z_.]+\()' $(GO_DIRS) | xargs -n1 dirname | sort -u | grep -v '^internal/attach' | sed 's|^|./|'); \
+	packages=$$(grep -rlE --include='*.go' '^\s+go (func\b|[A-Za-z_.]+\()' $(GO_DIRS) | xargs -n1 dirname | sort -u | grep -vE '^(internal/attach|test)(/|$$)' | sed 's|^|./|'); \
 	go test -race -short -count=1 -timeout 15m $$packages
 
 fuzz:
