@@ -30,6 +30,7 @@ func RunFilesystems(t *testing.T, s Suite) {
 	}{
 		{"VerifiedWritesThroughKills", fioRaw},
 		{"Ext4ThroughKills", func(t *testing.T, s Suite) { fioThrough(t, s, ext4, kills(), (*outliving).killSometime) }},
+		{"XFSThroughKills", func(t *testing.T, s Suite) { fioThrough(t, s, xfs, kills(), (*outliving).killSometime) }},
 		{"XFSThroughUpgrades", func(t *testing.T, s Suite) { fioThrough(t, s, xfs, 8, (*outliving).upgradeSometime) }},
 		{"ModelOnExt4ThroughUpgrades", func(t *testing.T, s Suite) { modelThrough(t, s, ext4, modelOps(), (*outliving).upgradeSometime) }},
 		{"ModelOnXFSThroughKills", func(t *testing.T, s Suite) { modelThrough(t, s, xfs, modelOps(), (*outliving).killSometime) }},
