@@ -128,10 +128,11 @@ type rotten struct {
 // dataStart is where data begins in a chunk file (see package store).
 const dataStart = 2 * block.RegionsPerChunk * 12 << 10
 
-// rot flips a bit of the replica's data, if another one has the same data.
+// rot flips a bit of the replica's data, if another one has the same data, and the store
+// can tell.
 func (n *node) rot() {
 	c := n.c
-	if !c.another(n) || len(n.rots) > 3 {
+	if !c.another(n) || len(n.rots) > 3 || !n.store.Settled() {
 		return
 	}
 	var files []simdisk.Info

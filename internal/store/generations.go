@@ -206,6 +206,18 @@ func (r *Replica) Regions(from block.Region, limit int) (list []RegionInfo) {
 	return list
 }
 
+// Settled reports whether every checksum is that of what was written. After a crash those
+// of regions that were being written are taken from what is found on the disk, a region at
+// a time and when it is first used: damage done before then has no witness in this replica.
+func (r *Replica) Settled() bool {
+	settled := true
+	r.regions.each(func(_ block.Region, rg *region) bool {
+		settled = !rg.suspect
+		return settled
+	})
+	return settled
+}
+
 func (r *Replica) regionsOfClone(from block.Region, limit int) (list []RegionInfo) {
 	for n := from; int(n) < r.regions.count && len(list) < limit; n++ {
 		switch rg, c := r.regions.peek(n), r.chunks[n.Chunk()]; {
