@@ -2,6 +2,7 @@ package sim
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -151,7 +152,8 @@ func (n *node) rot() {
 		at = int64(c.rand.IntN(6)) * block.Size
 	}
 	bit := at*8 + int64(c.rand.IntN(8*block.Size))
-	if at+block.Size > f.Size || n.disk.FlipBit(f.Path, bit) != nil {
+	here := func(x rotten) bool { return x.path == f.Path && x.bit/8/block.Size == at/block.Size }
+	if slices.ContainsFunc(n.rots, here) || at+block.Size > f.Size || n.disk.FlipBit(f.Path, bit) != nil {
 		return
 	}
 	x := rotten{path: f.Path, bit: bit}
