@@ -12,6 +12,7 @@ import (
 
 	v1 "github.com/holdfast-io/holdfast/api/holdfast/v1"
 	"github.com/holdfast-io/holdfast/internal/block"
+	"github.com/holdfast-io/holdfast/internal/host/patiently"
 	"github.com/holdfast-io/holdfast/internal/spec"
 	"github.com/holdfast-io/holdfast/internal/state"
 	"github.com/holdfast-io/holdfast/internal/state/statepb"
@@ -40,6 +41,7 @@ func NodeID(n int) string { return id('n', n) }
 func PoolID(n int) string { return id('p', n) }
 
 // Nodes brings nodes n1, n2, … up, in zones a, b and c in turn, each with a pool of 1 TiB.
+// The API shows them when it returns.
 func (s *Stage) Nodes(count int) {
 	s.c.T.Helper()
 	for n := 1; n <= count; n++ {
@@ -54,6 +56,14 @@ func (s *Stage) Nodes(count int) {
 			state.Pools.Create(PoolID(n), pool), state.Create(state.NameKey(state.KindPool, pool.Meta.Name), []byte(PoolID(n))),
 			state.PoolStatuses.Put(PoolID(n), &v1.PoolStatus{Path: "/pool", Class: "high", CapacityBytes: 1 << 40, UsedBytes: int64(n) << 30, ReserveBytes: 10 << 30, Healthy: true}))
 	}
+	// Each kind of object reaches the API's view by itself.
+	patiently.Until(s.c.T, func() error {
+		st, err := s.c.Client.Cluster.GetStatus(s.c.Ctx, &v1.GetStatusRequest{})
+		if err == nil && (int(st.GetNodes().GetUp()) < count || int(st.GetPools().GetHealthy()) < count) {
+			err = fmt.Errorf("%d nodes are not all in view: %v, %v", count, st.GetNodes(), st.GetPools())
+		}
+		return err
+	})
 }
 
 // Down ends a node's lease; Up begins one.
