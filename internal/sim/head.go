@@ -360,7 +360,8 @@ func (h *head) get(b, count int) {
 			}
 			if h.c.losses == losses {
 				err = h.c.model.seen(b+i, from[i], tag)
-			} else {
+			}
+			if h.c.losses != losses || err != nil && h.c.dropping() {
 				err = h.c.model.glimpsed(b+i, tag)
 			}
 			if err != nil {
