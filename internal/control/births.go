@@ -1,67 +1,64 @@
 package control
 
 import (
-	"strings"
+	"slices"
 
-	v1 "github.com/holdfast-io/holdfast/api/holdfast/v1"
 	"github.com/holdfast-io/holdfast/internal/spec"
 	"github.com/holdfast-io/holdfast/internal/state"
+	"github.com/holdfast-io/holdfast/internal/state/statepb"
 )
 
-// A clone is placed in one commit, and made by its nodes a while later. From the one to
-// the other there is a birth in the state, written by the same commit, so that whoever
-// would take away what it begins with knows: the snapshot's head does not delete it, and
-// the source's replicas stay.
-
-// birthKey is the id of a clone's birth.
-func birthKey(clone state.Entry[*v1.Volume]) string {
-	return clone.Value.Spec.GetSourceSnapshotId() + "/" + clone.ID
-}
+// From the wish for a clone until its nodes have made it there is a birth in the state,
+// written by the commit that creates the volume, so that whoever would take away what it
+// begins with knows: the snapshot's head does not delete it, and the source's replicas
+// stay.
 
 // birthChanged has those looked at for whom it matters.
 func (v *view) birthChanged(key string) {
-	snap, clone, _ := strings.Cut(key, "/")
+	snap, clone := state.BirthOf(key)
 	v.touched[clone] = true
 	v.touchSnapshot(snap)
 }
 
-// oldBirths deletes the births of clones that have all the replicas that they count on, or
-// are gone.
+// oldBirths deletes the births of clones that need nothing any more.
 func (d *decider) oldBirths() (steps []step) {
 	for _, key := range d.births.list() {
-		_, clone, _ := strings.Cut(key, "/")
-		_, placed := d.assignments.get(clone)
-		if !placed || d.born(clone) {
+		if _, clone := state.BirthOf(key); !d.unborn(clone) {
 			steps = append(steps, step{ops: []state.Op{state.Births.Delete(key, d.births.entries[key].Revision)}})
 		}
 	}
 	return steps
 }
 
-// born reports whether every replica that a volume's record counts on has been made.
-func (v *view) born(volume string) bool {
-	for _, m := range v.records.value(volume).GetMembers() {
-		if m.State == uint32(spec.InSync) && !v.holdings.value(m.ReplicaId).GetReady() {
-			return false
-		}
+// unborn reports whether a clone still needs what it begins with: it has no place yet, or
+// a replica that its record counts on has not been made.
+func (v *view) unborn(clone string) bool {
+	vol, there := v.volumes.get(clone)
+	if _, placed := v.assignments.get(clone); !placed {
+		return there && vol.Value.Spec.GetDeleted() == nil && !vol.Value.Spec.GetDeleting()
 	}
-	return true
+	return slices.ContainsFunc(v.records.value(clone).GetMembers(), v.unmade)
+}
+
+// unmade reports whether a replica that the record counts on has not been made.
+func (v *view) unmade(m *statepb.Member) bool {
+	return m.State == uint32(spec.InSync) && !v.holdings.value(m.ReplicaId).GetReady()
 }
 
 // beginsWith returns the name of a clone of a volume that needs what it begins with, in a
-// pool, or in any if that is "".
+// pool, or in any if that is "". One without a place needs no pool before others.
 func (v *view) beginsWith(volume, pool string) string {
 	for _, key := range v.births.list() {
-		snap, clone, _ := strings.Cut(key, "/")
-		if v.snapshots.value(snap).GetSpec().GetVolumeId() != volume || v.born(clone) {
+		snap, clone := state.BirthOf(key)
+		if v.snapshots.value(snap).GetSpec().GetVolumeId() != volume || !v.unborn(clone) {
 			continue
 		}
-		for _, r := range v.assignments.value(clone).GetReplicas() {
+		waits := func(r *statepb.AssignedReplica) bool {
 			m := memberOf(v.records.value(clone), r.ReplicaId)
-			waits := m != nil && m.State == uint32(spec.InSync) && !v.holdings.value(r.ReplicaId).GetReady()
-			if waits && (pool == "" || r.PoolId == pool) {
-				return v.volumeName(clone)
-			}
+			return r.PoolId == pool && m != nil && v.unmade(m)
+		}
+		if pool == "" || slices.ContainsFunc(v.assignments.value(clone).GetReplicas(), waits) {
+			return v.volumeName(clone)
 		}
 	}
 	return ""
@@ -72,7 +69,7 @@ func (v *view) beginsWith(volume, pool string) string {
 // Its head leaves that one behind, goes on with those that were made, and has the others
 // filled; without a head the volume would never be whole, and nobody could use it.
 func (h *holder) halfBorn() bool {
-	if _, born := h.births.get(birthKey(h.vol)); !born && h.rec.Value.Epoch > 1 {
+	if _, born := h.births.get(state.BirthKey(h.vol.Value.Spec.GetSourceSnapshotId(), h.vol.ID)); !born && h.rec.Value.Epoch > 1 {
 		return false
 	}
 	made, can := false, true

@@ -113,7 +113,7 @@ func (l *leader) sweep(ctx context.Context, d *decider) error {
 		{d.operate, changed("operations", "assignments", "records", "verdicts", "holdings", "nodes", "pools")},
 		{d.oldMarks, changed("policies")},
 		{d.together, changed("policies", "schedules")},
-		{d.oldBirths, changed("births", "holdings", "records", "assignments")},
+		{d.oldBirths, changed("births", "holdings", "records", "assignments", "volumes")},
 		{func() []step { return d.strayReplicas(due) }, changed("holdings", "condemned", "strays", "assignments", "records")},
 		{d.expire, due},
 	} {

@@ -142,7 +142,11 @@ func (r *rig) node(id string, change func(*v1.NodeSpec)) {
 }
 
 func (r *rig) create(id string, s *v1.VolumeSpec) {
-	r.do(state.Volumes.Create(id, &v1.Volume{Meta: &v1.Meta{Id: id, Name: id}, Spec: s}), state.Create(state.NameKey(state.KindVolume, id), []byte(id)))
+	ops := []state.Op{state.Volumes.Create(id, &v1.Volume{Meta: &v1.Meta{Id: id, Name: id}, Spec: s}), state.Create(state.NameKey(state.KindVolume, id), []byte(id))}
+	if s.SourceSnapshotId != "" {
+		ops = append(ops, state.Births.Create(state.BirthKey(s.SourceSnapshotId, id), &emptypb.Empty{}))
+	}
+	r.do(ops...)
 }
 
 func (r *rig) operation(id, kind, target string, parameters map[string]string) {

@@ -613,6 +613,26 @@ func TestWhatACloneBeginsWithStaysUntilItIsMade(t *testing.T) {
 	}
 }
 
+func TestACloneThatIsNotPlacedYetKeepsWhatItBeginsWith(t *testing.T) {
+	s := newStage(t, 3)
+	s.create("v", &v1.VolumeSpec{SizeBytes: gib, Replicas: 2})
+	s.do(state.Snapshots.Create("s", &v1.Snapshot{Meta: &v1.Meta{Id: "s", Name: "s"}, Spec: &v1.SnapshotSpec{VolumeId: "v"}}))
+	s.rest()
+	s.create("c", &v1.VolumeSpec{SizeBytes: gib, Replicas: 2, SourceSnapshotId: "s"})
+	s.create("d", &v1.VolumeSpec{SizeBytes: gib, Replicas: 2, SourceSnapshotId: "s"})
+	s.volume("d", func(d *v1.VolumeSpec) { d.Deleting = true }) // which nobody has to wait for
+	snap := s.view().snapshots.entries["s"]
+	gone := proto.CloneOf(snap.Value)
+	gone.Spec.Deleted = true
+	s.do(state.Snapshots.Replace("s", gone, snap.Revision))
+	s.volume("v", func(v *v1.VolumeSpec) { v.Deleting = true })
+	s.rest()
+	s.healthy("c")
+	if v := s.view(); v.volumes.value("v") != nil || v.snapshots.value("s") != nil || len(v.births.list()) != 0 {
+		t.Errorf("something is there for ever: volume %v, snapshot %v, births %v", v.volumes.value("v"), v.snapshots.value("s"), v.births.list())
+	}
+}
+
 func TestPreviewsChangeNothing(t *testing.T) {
 	s := newStage(t, 4)
 	s.create("v", &v1.VolumeSpec{SizeBytes: gib, Replicas: 3})

@@ -104,7 +104,7 @@ func (d *decider) create(vol state.Entry[*v1.Volume], s *step) {
 	rec := &statepb.Record{VolumeId: vol.ID, Version: 1, SizeBytes: size, Epoch: 1, Generation: 1}
 	var needs []state.Op
 	if source := vol.Value.Spec.GetSourceSnapshotId(); source != "" {
-		o, ok := d.origin(source, s)
+		o, ok := d.origin(source, vol.ID, s)
 		if !ok {
 			return
 		}
@@ -125,9 +125,6 @@ func (d *decider) create(vol state.Entry[*v1.Volume], s *step) {
 		replica := d.ids()
 		a.Replicas = append(a.Replicas, &statepb.AssignedReplica{ReplicaId: replica, NodeId: node, PoolId: pool})
 		rec.Members = append(rec.Members, &statepb.Member{ReplicaId: replica, NodeId: node, State: uint32(spec.InSync)})
-	}
-	if a.SourceVolumeId != "" {
-		needs = append(needs, state.Births.Create(birthKey(vol), &emptypb.Empty{}))
 	}
 	s.ops = append(needs, state.Volumes.Require(vol.ID, vol.Revision), state.Assignments.Create(vol.ID, a), state.Records.Create(vol.ID, rec))
 	s.event = d.about(vol.Value, "info", "Placed", "its replicas are on %s", d.placesText(a.Replicas))
@@ -152,9 +149,12 @@ type origin struct {
 	needs      []state.Op
 }
 
-func (d *decider) origin(snapshot string, s *step) (o origin, ok bool) {
+// origin looks for the snapshot that a clone begins with. One that is to be deleted stays
+// for the clones whose birth began before.
+func (d *decider) origin(snapshot, clone string, s *step) (o origin, ok bool) {
 	snap, there := d.snapshots.get(snapshot)
-	if !there || snap.Value.Spec.GetDeleted() {
+	birth, waits := d.births.get(state.BirthKey(snapshot, clone))
+	if !there || !waits && snap.Value.Spec.GetDeleted() {
 		s.tell(Placed, false, "SourceGone", "the snapshot that it begins with, %s, does not exist any more; delete the volume", snapshot)
 		return o, false
 	}
@@ -176,6 +176,11 @@ func (d *decider) origin(snapshot string, s *step) (o origin, ok bool) {
 		return o, false
 	}
 	o.needs = []state.Op{state.Snapshots.Require(snapshot, snap.Revision), state.Records.Require(o.volume, rec.Revision)}
+	if !waits { // it was in the trash meanwhile
+		o.needs = append(o.needs, state.Births.Create(state.BirthKey(snapshot, clone), &emptypb.Empty{}))
+	} else {
+		o.needs = append(o.needs, state.Births.Require(state.BirthKey(snapshot, clone), birth.Revision))
+	}
 	return o, true
 }
 

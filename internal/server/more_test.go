@@ -25,6 +25,30 @@ import (
 	"github.com/holdfast-io/holdfast/internal/state/statepb"
 )
 
+func TestWhatACloneBeginsWithMayBeDeletedAtOnce(t *testing.T) {
+	c := start(t, 2)
+	volume(t, c, "db", 2)
+	_, err := c.Client.Snapshots.CreateSnapshot(c.Ctx, &v1.CreateSnapshotRequest{Volume: "db", Name: "monday", Wait: patience})
+	c.Must(err)
+	_, err = c.Client.Snapshots.CloneSnapshot(c.Ctx, &v1.CloneSnapshotRequest{Snapshot: "monday", Name: "copy"})
+	c.Must(err)
+	_, err = c.Client.Snapshots.DeleteSnapshot(c.Ctx, &v1.DeleteSnapshotRequest{Snapshot: "monday"})
+	c.Must(err)
+	_, err = c.Client.Volumes.DeleteVolume(c.Ctx, &v1.DeleteVolumeRequest{Volume: "db"})
+	c.Must(err)
+	_, err = c.Client.Volumes.PurgeVolume(c.Ctx, &v1.PurgeVolumeRequest{Volume: "db"})
+	c.Must(err)
+	patiently.True(t, "the clone is healthy", func() bool {
+		v, err := c.Client.Volumes.GetVolume(c.Ctx, &v1.GetVolumeRequest{Volume: "copy"})
+		c.Must(err)
+		return v.Status.Health == v1.Health_HEALTH_HEALTHY
+	})
+	patiently.True(t, "the source is gone", func() bool {
+		_, err := c.Client.Volumes.GetVolume(c.Ctx, &v1.GetVolumeRequest{Volume: "db"})
+		return connect.CodeOf(err) == connect.CodeNotFound
+	})
+}
+
 func TestSnapshotThroughItsLife(t *testing.T) {
 	c := start(t, 2)
 	volume(t, c, "db", 2)

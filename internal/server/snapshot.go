@@ -460,8 +460,18 @@ func (s *snapshots) DeleteSnapshot(ctx context.Context, r *v1.DeleteSnapshotRequ
 		if !there {
 			return true, "", nil
 		}
-		return false, cmp.Or(s.view.snapshot(now).Status.Problem, "the head of its volume is at it"), nil
+		return false, cmp.Or(s.view.snapshot(now).Status.Problem, s.view.awaitsClone(e.ID), "the head of its volume is at it"), nil
 	})
+}
+
+// awaitsClone says which volume that is still being made begins with a snapshot.
+func (v *view) awaitsClone(snapshot string) string {
+	for _, e := range v.volumes.List() {
+		if e.Value.GetSpec().GetSourceSnapshotId() == snapshot && v.volume(e).GetStatus().GetHealth() == v1.Health_HEALTH_CREATING {
+			return fmt.Sprintf("volume %s, which begins with it, is still being made", e.Value.GetMeta().GetName())
+		}
+	}
+	return ""
 }
 
 func (s *snapshots) unwant(ctx context.Context, e state.Entry[*v1.Snapshot]) (state.Entry[*v1.Snapshot], error) {

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/types/known/emptypb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	v1 "github.com/holdfast-io/holdfast/api/holdfast/v1"
@@ -125,8 +126,12 @@ func (s *volumes) create(ctx context.Context, r *v1.CreateVolumeRequest, asked *
 			return state.Entry[*v1.Volume]{}, err
 		}
 		v := &v1.Volume{Meta: meta, Spec: spec}
-		at, err := s.commit(ctx, state.Volumes.Create(meta.Id, v), state.Create(state.NameKey(state.KindVolume, r.Name), []byte(meta.Id)),
-			s.event(ctx, state.KindVolume, meta, "CreateAsked", "volume %s of %d bytes with %d replicas is to be made", r.Name, spec.SizeBytes, spec.Replicas))
+		birth, err := s.birth(ctx, v)
+		if err != nil {
+			return state.Entry[*v1.Volume]{}, err
+		}
+		at, err := s.commit(ctx, append(birth, state.Volumes.Create(meta.Id, v), state.Create(state.NameKey(state.KindVolume, r.Name), []byte(meta.Id)),
+			s.event(ctx, state.KindVolume, meta, "CreateAsked", "volume %s of %d bytes with %d replicas is to be made", r.Name, spec.SizeBytes, spec.Replicas))...)
 		if fault.Is(err, fault.Busy) {
 			continue // somebody took the name: look again
 		}
@@ -137,6 +142,32 @@ func (s *volumes) create(ctx context.Context, r *v1.CreateVolumeRequest, asked *
 		return state.Entry[*v1.Volume]{ID: meta.Id, Value: v, Revision: at}, s.view.volumes.Reach(ctx, at)
 	}
 	return state.Entry[*v1.Volume]{}, fault.Errorf("server", fault.Busy, "volume %s was not made: %w", r.Name, errTooBusy)
+}
+
+// birth is what is written with a clone, so that what it begins with stays until it is
+// made: from then on nobody deletes the snapshot, and who was about to take the source away
+// meets another revision of it, and looks again.
+func (s *volumes) birth(ctx context.Context, clone *v1.Volume) ([]state.Op, error) {
+	id := clone.Spec.SourceSnapshotId
+	if id == "" {
+		return nil, nil
+	}
+	snap, err := state.Snapshots.Get(ctx, s.store, id)
+	if err == nil && snap.Value.GetSpec().GetDeleted() {
+		err = fault.Errorf("server", fault.Precondition, "snapshot %s is being deleted", snap.Value.GetMeta().GetName())
+	}
+	if err != nil {
+		return nil, unreachableIf(err)
+	}
+	source, err := state.Volumes.Get(ctx, s.store, snap.Value.GetSpec().GetVolumeId())
+	if err == nil && source.Value.GetSpec().GetDeleting() {
+		err = usable(source.Value)
+	}
+	if err != nil {
+		return nil, unreachableIf(err)
+	}
+	return []state.Op{state.Births.Create(state.BirthKey(id, clone.Meta.Id), &emptypb.Empty{}),
+		state.Snapshots.Require(id, snap.Revision), state.Volumes.Replace(source.ID, source.Value, source.Revision)}, nil
 }
 
 // existing returns the volume that has a name, by what the store says.

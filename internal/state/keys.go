@@ -108,6 +108,15 @@ func AliveKey(node string) string { return AlivePrefix + node }
 // NameKey is where the id of the object of that kind and name is.
 func NameKey(kind, name string) string { return Root + "names/" + kind + "/" + name }
 
+// BirthKey is the id in Births of a clone that begins with a snapshot.
+func BirthKey(snapshot, clone string) string { return snapshot + "/" + clone }
+
+// BirthOf returns the ids that BirthKey has put together.
+func BirthOf(key string) (snapshot, clone string) {
+	snapshot, clone, _ = strings.Cut(key, "/")
+	return snapshot, clone
+}
+
 // EventID makes the id of an event from its time and something unique: events are in the
 // order of their ids, whoever writes them.
 func EventID(at time.Time, unique string) string {

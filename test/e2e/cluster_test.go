@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -45,6 +46,19 @@ func TestMain(m *testing.M) {
 
 // long is whether the long forms of tests are wanted, as by make test-long.
 var long = os.Getenv("HOLDFAST_LONG") != ""
+
+// drawn returns the random choices of a test, and says how to have the same ones again.
+func drawn(t *testing.T) *rand.Rand {
+	t.Helper()
+	seed := rand.Uint64()
+	if s, ok := os.LookupEnv("HOLDFAST_SEED"); ok {
+		var err error
+		seed, err = strconv.ParseUint(s, 10, 64)
+		must(t, err)
+	}
+	t.Logf("the same choices again: HOLDFAST_SEED=%d", seed)
+	return rand.New(rand.NewPCG(seed, 0))
+}
 
 // rounds is how often something is done.
 func rounds(inShort, inLong int) int {

@@ -22,9 +22,7 @@ import (
 // busy, while processes and nodes die.
 func TestSnapshots(t *testing.T) {
 	c := newCluster(t, 3)
-	seed := uint64(time.Now().UnixNano())
-	t.Logf("seed %d", seed)
-	random := rand.New(rand.NewPCG(seed, 0))
+	random := drawn(t)
 	for _, part := range []struct {
 		name string
 		test func(t *testing.T, c *cluster, random *rand.Rand)
@@ -267,7 +265,7 @@ func everyDay(t *testing.T, c *cluster, _ *rand.Rand) {
 		t.Errorf("a snapshot too many: %v\n%s", err, out)
 	}
 	n1.mustCLI("cluster", "set", "snapshots_per_volume_max=256")
-	if os.Getenv("HOLDFAST_LONG") != "" {
+	if long {
 		for i := 3; i < 256; i++ {
 			n1.mustCLI("snapshot", "create", "day", fmt.Sprint("day-many-", i))
 		}

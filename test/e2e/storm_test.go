@@ -169,8 +169,7 @@ func TestStorm(t *testing.T) {
 	c.volume("db", 128<<20, 3)
 	l := newLoad(t, n1.attach("db"))
 	all := c.disturbances("db")
-	seed := rand.Uint64()
-	random := rand.New(rand.NewPCG(seed, 0))
+	random := drawn(t)
 	var storm []disturbance
 	for _, d := range all {
 		if d.short || long {
@@ -181,7 +180,6 @@ func TestStorm(t *testing.T) {
 	for range rounds(0, 30) {
 		storm = append(storm, all[random.IntN(len(all))])
 	}
-	t.Logf("seed %d", seed)
 	for i, d := range storm {
 		began := time.Now()
 		d.does()
