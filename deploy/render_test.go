@@ -51,7 +51,7 @@ type object struct {
 type container struct {
 	Name, Image   string
 	Command, Args []string
-	VolumeMounts  []struct{ Name, MountPath string }
+	VolumeMounts  []struct{ Name, MountPath, MountPropagation string }
 }
 
 // objects parses a rendering, strictly as far as YAML goes.
@@ -142,5 +142,28 @@ func TestUpgradeLeavesDevicesAlone(t *testing.T) {
 	i := strings.Index(text, "name: holdfast-keeper")
 	if i < 0 || !strings.Contains(text[i:i+400], "updateStrategy: {type: OnDelete}") || !strings.Contains(text[i:i+400], "helm.sh/resource-policy: keep") {
 		t.Error("the keeper would be replaced by an upgrade, or go when the chart goes")
+	}
+}
+
+// TestPoolsAreMountedOnce: a container with a directory below which pools are mounted, and
+// to which no unmounting comes, would keep their devices in use for as long as it lives.
+func TestPoolsAreMountedOnce(t *testing.T) {
+	text, err := deploy.Render("holdfast", nil)
+	must(t, err)
+	seen := 0
+	for _, o := range objects(t, text) {
+		for _, c := range o.Spec.Template.Spec.Containers {
+			for _, m := range c.VolumeMounts {
+				if m.MountPath != "/var/lib/holdfast" {
+					continue
+				}
+				if seen++; m.MountPropagation != "Bidirectional" {
+					t.Errorf("container %s of %s takes copies of mounts", c.Name, o.Metadata.Name)
+				}
+			}
+		}
+	}
+	if seen != 1 {
+		t.Errorf("%d containers have the node's directory", seen)
 	}
 }
