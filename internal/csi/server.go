@@ -2,6 +2,7 @@ package csi
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net"
 	"net/http"
@@ -130,7 +131,7 @@ func Run(ctx context.Context, g *grpc.Server, listener net.Listener, grace time.
 		defer cut.Stop()
 		g.GracefulStop()
 	}()
-	if err := g.Serve(listener); err != nil {
+	if err := g.Serve(listener); err != nil && !errors.Is(err, grpc.ErrServerStopped) { // ctx may have ended before
 		return fault.Wrap("csi.Serve", err)
 	}
 	<-stopped

@@ -16,6 +16,7 @@ import (
 
 	holdfastv1 "github.com/holdfast-io/holdfast/api/holdfast/v1"
 	"github.com/holdfast-io/holdfast/api/holdfast/v1/holdfastv1connect"
+	"github.com/holdfast-io/holdfast/internal/host/patiently"
 )
 
 // cupboard keeps objects of one namespace as an API server does: a name once.
@@ -69,7 +70,7 @@ func TestOneFoundsAndTheOthersJoinIt(t *testing.T) {
 	dir := t.TempDir()
 	prepare := func(node string) string {
 		m := Member{Node: node, Address: node + ":7400", Config: filepath.Join(dir, node)}
-		if err := g.Prepare(context.Background(), m); err != nil {
+		if err := g.Prepare(patiently.Context(t), m); err != nil {
 			t.Error(err)
 		}
 		text, err := os.ReadFile(m.Config)
@@ -92,7 +93,7 @@ func TestOneFoundsAndTheOthersJoinIt(t *testing.T) {
 		}
 	}
 	for range 2 {
-		if text := <-joined; !strings.Contains(text, "join: a:7400\n") || !strings.Contains(text, "token: hf1.TOKEN_KIND_JOIN.1\n") {
+		if text := patiently.From(t, joined); !strings.Contains(text, "join: a:7400\n") || !strings.Contains(text, "token: hf1.TOKEN_KIND_JOIN.1\n") {
 			t.Errorf("one who joins has %q", text)
 		}
 	}

@@ -22,6 +22,7 @@ import (
 	"github.com/holdfast-io/holdfast/api/holdfast/v1/holdfastv1connect"
 	"github.com/holdfast-io/holdfast/internal/csi"
 	"github.com/holdfast-io/holdfast/internal/csi/csitest"
+	"github.com/holdfast-io/holdfast/internal/host/patiently"
 	"github.com/holdfast-io/holdfast/internal/kube/registration"
 )
 
@@ -138,7 +139,7 @@ func TestWhatANodeThatIsGoneHoldsIsReleasedAndNothingElse(t *testing.T) {
 		for _, n := range nodes {
 			s.put("/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/"+n, fmt.Sprintf(`{"metadata":{"name":%q},"spec":{"renewTime":%q}}`, n, clock.now))
 		}
-		if err := m.look(context.Background()); err != nil {
+		if err := m.look(patiently.Context(t)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -182,7 +183,7 @@ func TestWhatANodeThatIsGoneHoldsIsReleasedAndNothingElse(t *testing.T) {
 func healthy(t *testing.T, c *csitest.Cluster, volumes holdfastv1connect.VolumeServiceClient, replicas int) (nodes []string) {
 	t.Helper()
 	c.Until("db is healthy", func() bool {
-		v, err := volumes.GetVolume(context.Background(), &holdfastv1.GetVolumeRequest{Volume: "db"})
+		v, err := volumes.GetVolume(patiently.Context(t), &holdfastv1.GetVolumeRequest{Volume: "db"})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -198,7 +199,7 @@ func healthy(t *testing.T, c *csitest.Cluster, volumes holdfastv1connect.VolumeS
 func TestClaimsSayWhatIsWrongOnce(t *testing.T) {
 	c, s, kube := stage(t)
 	volumes := holdfastv1connect.NewVolumeServiceClient(c.Client, c.URL)
-	_, err := volumes.CreateVolume(context.Background(), &holdfastv1.CreateVolumeRequest{Name: "db", Labels: map[string]string{"namespace": "shop", "pvc": "data"},
+	_, err := volumes.CreateVolume(patiently.Context(t), &holdfastv1.CreateVolumeRequest{Name: "db", Labels: map[string]string{"namespace": "shop", "pvc": "data"},
 		Spec: &holdfastv1.VolumeSpec{SizeBytes: 1 << 20, Replicas: 3}})
 	if err != nil {
 		t.Fatal(err)
@@ -207,7 +208,7 @@ func TestClaimsSayWhatIsWrongOnce(t *testing.T) {
 	healthy(t, c, volumes, 3)
 	c.Kill(c.Nodes[2])
 	about := func() (all []event) {
-		if err := m.tell(context.Background()); err != nil {
+		if err := m.tell(patiently.Context(t)); err != nil {
 			t.Fatal(err)
 		}
 		for _, e := range s.events {
@@ -228,7 +229,7 @@ func TestClaimsSayWhatIsWrongOnce(t *testing.T) {
 func TestPodsPreferNodesThatHoldTheirData(t *testing.T) {
 	c, s, kube := stage(t)
 	volumes := holdfastv1connect.NewVolumeServiceClient(c.Client, c.URL)
-	_, err := volumes.CreateVolume(context.Background(), &holdfastv1.CreateVolumeRequest{Name: "db", Spec: &holdfastv1.VolumeSpec{SizeBytes: 1 << 20, Replicas: 2}})
+	_, err := volumes.CreateVolume(patiently.Context(t), &holdfastv1.CreateVolumeRequest{Name: "db", Spec: &holdfastv1.VolumeSpec{SizeBytes: 1 << 20, Replicas: 2}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -259,7 +260,7 @@ func TestPodsPreferNodesThatHoldTheirData(t *testing.T) {
 func TestKubeletLearnsWhereTheDriverIs(t *testing.T) {
 	dir := t.TempDir()
 	r := &Registrar{Kubelet: dir, Socket: Socket(dir), Log: slog.New(slog.DiscardHandler)}
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(patiently.Context(t))
 	done := make(chan error, 1)
 	go func() { done <- r.Serve(ctx) }()
 	conn, err := grpc.NewClient("unix://"+filepath.Join(dir, "plugins_registry", csi.DriverName+"-reg.sock"), grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithAuthority("localhost"))
@@ -278,7 +279,7 @@ func TestKubeletLearnsWhereTheDriverIs(t *testing.T) {
 		t.Fatal(err)
 	}
 	cancel()
-	if err := <-done; err != nil {
+	if err := patiently.From(t, done); err != nil {
 		t.Error(err)
 	}
 }
