@@ -39,7 +39,7 @@ test-long: ## the same with long fuzzing and the race detector everywhere
 	@scripts/deps test-long
 	@$(MAKE) build lint shell fuzz unit FUZZ=$(FUZZ_LONG)
 	HOLDFAST_TEST_KILLS=300 go test -race -count=1 -timeout 120m ./...
-	HOLDFAST_LONG=1 go test -count=1 -p 1 -timeout 240m ./test/e2e ./internal/store
+	HOLDFAST_LONG=1 go test -count=1 -p 1 -timeout 240m ./test/e2e ./internal/store ./internal/sim
 
 test-vm: ## what needs a kernel with ublk and nbd, in an emulated machine (minutes)
 	@scripts/deps test-vm

@@ -15,6 +15,7 @@ import (
 	"github.com/holdfast-io/holdfast/internal/coordinator"
 	"github.com/holdfast-io/holdfast/internal/host/simdisk"
 	"github.com/holdfast-io/holdfast/internal/spec"
+	"github.com/holdfast-io/holdfast/internal/wire"
 )
 
 var errUnavailable = errors.New("the record can't be asked")
@@ -53,10 +54,26 @@ type cluster struct {
 	lossy      map[int]int // nodes that lost what was not flushed, and counted; value: when
 	deaths     int         // how often a process died
 	submitted  int
-	repaired   int // what had rotted and was written again
+	repaired   int        // what had rotted and was written again
+	onStep     func(step) // sees what happens between nodes; nil for nobody
 	nextInc    uint64
 	replicas   byte // how many were made
 	sessions   uint64
+}
+
+// step is something that arrives somewhere: a message of a head at a node or the other way
+// round, or a proposal at the record or its answer at the head. Who watches may have
+// somebody die of it, before it has an effect.
+type step struct {
+	head *head
+	node *node // nil: it is the record
+	msg  wire.Message
+}
+
+func (c *cluster) step(s step) {
+	if c.onStep != nil {
+		c.onStep(s)
+	}
 }
 
 // Result is what a run did.
@@ -82,12 +99,17 @@ func Run(seed uint64, trace func(string)) (Result, error) {
 		r.Stats.Gated += s.Gated
 		r.Stats.Copied += s.Copied
 	}
+	c.end()
+	return r, c.err
+}
+
+// end gives back what the stores have in memory.
+func (c *cluster) end() {
 	for _, n := range c.nodes {
 		if n.store != nil {
 			n.store.Abandon()
 		}
 	}
-	return r, c.err
 }
 
 // live is the whole run. A broken invariant is a find as any other.
@@ -104,11 +126,17 @@ func (c *cluster) live() {
 	}
 }
 
-func newCluster(seed uint64, trace func(string)) *cluster {
+func emptyCluster(seed uint64, trace func(string)) *cluster {
 	c := &cluster{checks: make(map[*coordinator.Request]check), cuts: make(map[[2]int]bool), lossy: make(map[int]int)}
 	c.rand = rand.New(rand.NewPCG(seed, 0x51a))
 	c.trace = trace
 	c.lease = 300 * time.Millisecond
+	return c
+}
+
+// newCluster draws what a run is like, and builds its cluster.
+func newCluster(seed uint64, trace func(string)) *cluster {
+	c := emptyCluster(seed, trace)
 	c.netMax = []time.Duration{200 * time.Microsecond, 2 * time.Millisecond, 20 * time.Millisecond}[c.rand.IntN(3)]
 	c.diskMax = []time.Duration{100 * time.Microsecond, time.Millisecond, 5 * time.Millisecond}[c.rand.IntN(3)]
 	c.depth = 1 + c.rand.IntN(12)
@@ -136,20 +164,33 @@ func newCluster(seed uint64, trace func(string)) *cluster {
 	if c.favourite >= 0 && c.chance(70) { // little else
 		c.drift, c.bad = false, badness{}
 	}
-	made, count := 0, 1+c.rand.IntN(3)
-	spare := c.rand.IntN(3)
-	blocks := []int{8, 64, block.PerRegion + 40, 6 * block.PerRegion}[c.rand.IntN(4)]
+	s := shape{count: 1 + c.rand.IntN(3), spare: c.rand.IntN(3)}
+	s.blocks = []int{8, 64, block.PerRegion + 40, 6 * block.PerRegion}[c.rand.IntN(4)]
 	switch { // where the favourite shows best
 	case (c.favourite == again || c.favourite == breakAll) && c.chance(70):
-		blocks = 8
+		s.blocks = 8
 	case (c.favourite == blackout || c.favourite == afterFlush) && c.chance(50), // regions that were not written before
 		c.favourite == afterServing && c.chance(70):
-		blocks = 16 * block.PerRegion
+		s.blocks = 16 * block.PerRegion
 	}
-	c.model = newModel(blocks)
-	c.cutRecord = make([]bool, count+spare)
-	c.record = spec.Record{Version: 1, Volume: block.VolumeID{1}, Size: int64(blocks) * block.Size, Epoch: 1}
-	for i := range count + spare {
+	c.build(s)
+	return c
+}
+
+// shape is what a cluster begins with.
+type shape struct {
+	count  int // replicas, each on a node of its own
+	spare  int // nodes without one
+	blocks int // of the volume
+}
+
+// build starts the nodes, and makes the replicas.
+func (c *cluster) build(s shape) {
+	made := 0
+	c.model = newModel(s.blocks)
+	c.cutRecord = make([]bool, s.count+s.spare)
+	c.record = spec.Record{Version: 1, Volume: block.VolumeID{1}, Size: int64(s.blocks) * block.Size, Epoch: 1}
+	for i := range s.count + s.spare {
 		n := &node{c: c, i: i, id: block.NodeID{byte(i + 1)}, rate: 1 + (c.rand.Float64()-0.5)*0.04, boot: 1}
 		if c.drift {
 			n.rate = 0.6 + c.rand.Float64()*0.8
@@ -157,16 +198,15 @@ func newCluster(seed uint64, trace func(string)) *cluster {
 		n.disk = simdisk.New(simdisk.Options{Seed: c.rand.Uint64(), Schedule: n.schedule})
 		c.nodes = append(c.nodes, n)
 		n.start()
-		if i < count {
+		if i < s.count {
 			c.replicas++
 			id := block.ReplicaID{c.replicas}
 			c.record.Members = append(c.record.Members, spec.Member{Replica: id, Node: n.id, State: spec.InSync})
 			n.create(id, func() { made++ })
 		}
 	}
-	c.run(time.Hour, func() bool { return made == count })
-	c.log("%d nodes, %d blocks, depth %d, %d requests, net %v, disk %v, power %v, drift %v, disks %+v, faults %d%%", count, blocks, c.depth, c.requests, c.netMax, c.diskMax, c.power, c.drift, c.bad, c.faults)
-	return c
+	c.run(time.Hour, func() bool { return made == s.count })
+	c.log("%d nodes, %d blocks, depth %d, %d requests, net %v, disk %v, power %v, drift %v, disks %+v, faults %d%%", s.count, s.blocks, c.depth, c.requests, c.netMax, c.diskMax, c.power, c.drift, c.bad, c.faults)
 }
 
 func states(r spec.Record) string {

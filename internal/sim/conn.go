@@ -98,7 +98,9 @@ func (k *conn) ask(id uint64, msg wire.Message) {
 	k.deliver(toNode, func() {
 		if m := read(); m != nil && k.node.up && k.node.life == k.life {
 			k.c.log("%s -> node %d: %s %d", k.head.name, k.node.i, m.Kind(), id)
-			k.node.receive(k.session, id, m)
+			if k.c.step(step{k.head, k.node, m}); k.served && k.node.life == k.life {
+				k.node.receive(k.session, id, m)
+			}
 		}
 	})
 }
@@ -112,7 +114,9 @@ func (k *conn) reply(id uint64, msg wire.Message) {
 	k.deliver(toHead, func() {
 		if m := read(); m != nil {
 			k.c.log("node %d -> %s: %s %d%s", k.node.i, k.head.name, m.Kind(), id, refusal(m))
-			k.head.received(k, id, m)
+			if k.c.step(step{k.head, k.node, m}); k.open {
+				k.head.received(k, id, m)
+			}
 		}
 	})
 }

@@ -396,6 +396,9 @@ func (c *cluster) propose(h *head, next spec.Record) {
 			})
 			return
 		}
+		if c.step(step{head: h}); !h.alive() && c.onStep != nil {
+			return // it died before it was sent
+		}
 		ok := next.Version == c.record.Version+1
 		if ok {
 			c.rejoined(h, next)
@@ -411,6 +414,7 @@ func (c *cluster) propose(h *head, next spec.Record) {
 				h.step(coordinator.Recorded{Err: errUnavailable})
 				return
 			}
+			c.step(step{head: h})
 			h.step(coordinator.Recorded{OK: ok, Record: now})
 		})
 	})

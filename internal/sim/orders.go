@@ -115,7 +115,7 @@ func (c *cluster) change() {
 	}
 	switch k := c.rand.IntN(10); {
 	case k < 4:
-		h.snapshot()
+		h.snapshot(h.until())
 	case k < 6:
 		h.group()
 	case k < 8:
@@ -130,9 +130,11 @@ func (h *head) until() time.Duration {
 	return h.node.now() + h.c.between(time.Millisecond, h.c.lease*2)
 }
 
-func (h *head) snapshot() {
+// snapshot takes one, if it can begin until then: a moment of the node's clock; 0 for the
+// coordinator's own limit.
+func (h *head) snapshot(until time.Duration) {
 	x := h.c.model.beginSnapshot(h.c.losses)
-	ch := &coordinator.Change{Op: coordinator.Snapshot, Until: h.until()}
+	ch := &coordinator.Change{Op: coordinator.Snapshot, Until: until}
 	h.order(ch, func(err error) {
 		h.c.log("%s has snapshot %d: %v", h.name, ch.Generation, err)
 		h.c.model.endSnapshot(x, ch.Generation, err == nil, h.c.losses)
