@@ -67,18 +67,19 @@ func (v *replicated) everySecond() load { return once(v.blocks/2, 1).spread(2).a
 // block had changed without it.
 func (v *replicated) resync() (s resynced, err error) {
 	last := v.nodes[len(v.nodes)-1]
-	last.Close()
-	if _, err = v.run(v.everySecond(), store.Write); err != nil {
+	last.Leave() // one that just vanishes, again and again, is left alone for minutes
+	if err = v.await(len(v.nodes) - 1); err != nil {
 		return s, err
 	}
-	if err = v.await(len(v.nodes) - 1); err != nil {
+	last.Close()
+	if _, err = v.run(v.everySecond(), store.Write); err != nil {
 		return s, err
 	}
 	before, began := v.Stats().Copied, time.Now()
 	if err := last.start(v.on.ctx()); err != nil {
 		return s, err
 	}
-	for !v.Syncing() { // a replica that came and went is left alone for a while
+	for !v.Syncing() {
 		select {
 		case <-time.After(time.Millisecond):
 		case <-v.on.ctx().Done():

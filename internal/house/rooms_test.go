@@ -48,6 +48,7 @@ var rooms = []room{
 	{deciders, "replica", "A replica's side of the conversation: admit an epoch, grant leases, keep intent, order what it is told."},
 	{deciders, "resync", "Given two copies' tables: what to copy, and when a copy may be trusted."},
 	{deciders, "coordinator", "A volume's head: order I/O, replicate, decide who is in sync, gate regions, fence, repair."},
+	{deciders, "turns", "Whose turn it is at a disk that volumes share."},
 	{deciders, "migration", "Given a migration and what is observed: the single next step."},
 
 	{workers, "attach", "Shows a volume to the kernel and to clients, brings back reads, writes, flushes."},

@@ -29,6 +29,10 @@ func NewBare(o Config) (*Bare, error) {
 // Close ends the node as the death of its process would, but for what its replicas save.
 func (b *Bare) Close() { b.n.close() }
 
+// Leave tells the owners of the volumes whose replicas are here to go on without them, as
+// a process does that ends on purpose.
+func (b *Bare) Leave() { b.n.announce("its node is about to end") }
+
 // Open opens the volume's replica, whose directory below dir has the volume's name. It
 // makes it first unless it is there.
 func (b *Bare) Open(ctx context.Context, dir string, s store.Spec) error {

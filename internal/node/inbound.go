@@ -83,6 +83,9 @@ func (c *inbound) send(tag wire.Tag, msg wire.Message, hold link.Holder) {
 		if hold != nil {
 			hold.Release()
 		}
+		if c.conn.Err() == nil {
+			c.n.log.Warn("a node asks without reading the answers: it is cut off", "peer", c.conn.Peer().Name, "err", err)
+		}
 		c.conn.Close()
 		return
 	}

@@ -17,13 +17,7 @@ const leaveMax = 2 * time.Second
 // leave tells the owners of the volumes whose replicas are here that this process ends,
 // so that no write waits for it, and waits until they have taken note.
 func (d *daemon) leave() {
-	var here []*resident
-	d.node.do(func() {
-		for _, r := range d.node.residents {
-			here = append(here, r)
-			r.step(residentEvent{ev: replica.Leave{Why: "its data process is about to end"}})
-		}
-	})
+	here := d.node.announce("its data process is about to end")
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(d.ctx), leaveMax)
 	defer cancel()
 	for tick := time.NewTicker(20 * time.Millisecond); d.missed(ctx, here); {
@@ -33,6 +27,17 @@ func (d *daemon) leave() {
 			return
 		}
 	}
+}
+
+// announce tells the owners that what is here ends, and returns what that is.
+func (n *Node) announce(why string) (here []*resident) {
+	n.do(func() {
+		for _, r := range n.residents {
+			here = append(here, r)
+			r.step(residentEvent{ev: replica.Leave{Why: why}})
+		}
+	})
+	return here
 }
 
 // missed reports whether somebody elsewhere still counts on a replica here.

@@ -125,6 +125,7 @@ func (n *Node) tick() {
 	now := n.loop.Now()
 	for _, p := range n.peers {
 		p.silence(now, n.o.ReplicaTimeout)
+		p.roomAgain() // if it was said when the loop's inbox was full
 	}
 	n.late.drain()
 	n.clock.Set(now + n.o.ReplicaTimeout/6)
@@ -196,7 +197,7 @@ func (n *Node) serve(conn *link.Conn, received func(*link.Frame), over func()) {
 		stop := context.AfterFunc(ctx, conn.Close)
 		defer stop()
 		err := conn.ReceiveOn(n.loop, received)
-		if err != nil && !fault.Is(err, fault.Unavailable) {
+		if err != nil && !fault.Is(err, fault.Unavailable) && !fault.Is(err, fault.Canceled) { // Canceled: who closed it says why
 			n.log.Warn("a connection has ended", "peer", conn.Peer().Name, "err", err)
 		}
 		n.loop.Post(over)

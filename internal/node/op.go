@@ -9,6 +9,7 @@ import (
 	"github.com/holdfast-io/holdfast/internal/lineage"
 	"github.com/holdfast-io/holdfast/internal/replica"
 	"github.com/holdfast-io/holdfast/internal/store"
+	"github.com/holdfast-io/holdfast/internal/turns"
 	"github.com/holdfast-io/holdfast/internal/wire"
 	"github.com/holdfast-io/holdfast/internal/wire/link"
 )
@@ -20,6 +21,9 @@ type op struct {
 	session replica.Session
 	id      uint64
 	request store.Request
+	turn    turns.Ticket[*op]
+	entered bool         // it has a turn, or waits for one
+	asked   wire.Message // what is no I/O, until its turn
 	frame   *link.Frame  // the message came in it
 	hold    link.Holder  // of a local message's data
 	buffer  *link.Buffer // what was read is in it
@@ -52,7 +56,7 @@ func (p *ops) get() *op {
 		return o
 	}
 	o := &op{}
-	o.request.Done = o.stored
+	o.request.Done, o.turn.Of = o.stored, o
 	return o
 }
 
@@ -85,7 +89,8 @@ func (o *op) releaseMessage() {
 	}
 }
 
-// begin performs the message on the store. Its end is a call of stored or finish.
+// begin performs the message on the store, when it is its turn. Its end is a call of stored
+// or finish.
 func (o *op) begin(msg wire.Message, into destination) {
 	q := &o.request
 	switch m := msg.(type) {
@@ -102,13 +107,12 @@ func (o *op) begin(msg wire.Message, into destination) {
 		}
 		o.filling = true
 	case *wire.WriteBlocks:
-		o.beginBlocks(store.Write, &m.Blocks, 0, aligned(m.Data), m.Sums)
-		return
+		o.takeBlocks(store.Write, &m.Blocks, 0, aligned(m.Data), m.Sums)
 	case *wire.ReadBlocks:
 		if n := m.Blocks.Count(); !dense(&m.Blocks) {
 			o.readDone = wire.ReadDone{Data: o.room(n * block.Size), Sums: o.sumsFor(n)}
-			o.beginBlocks(store.Read, &m.Blocks, m.Generation, o.readDone.Data, o.readDone.Sums)
-			return
+			o.takeBlocks(store.Read, &m.Blocks, m.Generation, o.readDone.Data, o.readDone.Sums)
+			break
 		}
 		o.some.picked = m.Blocks
 		span := m.Blocks.Span()
@@ -129,12 +133,33 @@ func (o *op) begin(msg wire.Message, into destination) {
 	case *wire.Flush:
 		q.Verb = store.Flush
 		o.whole, o.rare = m.Whole, m.Whole
-		o.flushed.Mark = o.r.store.Mark()
 	default:
-		o.beginRare(msg)
-		return
+		o.asked = msg
 	}
-	o.r.store.Submit(q)
+	o.entered = true
+	if o.r.pool.turns.Enter(&o.r.line, &o.turn, o.cost()) {
+		o.submit()
+	}
+}
+
+// cost is what the operation counts at its disk. What has no data is one request.
+func (o *op) cost() int { return turns.Cost(len(o.request.Data)/block.Size, len(o.some.parts)) }
+
+// submit gives the operation to the store.
+func (o *op) submit() {
+	switch s := o.r.store; {
+	case o.asked != nil:
+		msg := o.asked
+		o.asked = nil
+		o.beginRare(msg)
+	case len(o.some.parts) > 0:
+		o.beginParts()
+	default:
+		if o.request.Verb == store.Flush {
+			o.flushed.Mark = s.Mark()
+		}
+		s.Submit(&o.request)
+	}
 }
 
 // beginRare performs what is no I/O.
@@ -260,6 +285,10 @@ func (o *op) accept() {
 
 // finish tells the replica what became of the operation.
 func (o *op) finish(answer wire.Message, err error) {
+	if o.entered {
+		o.entered = false
+		o.r.pool.left(o)
+	}
 	o.done.Incarnation = o.r.incarnation
 	o.releaseMessage()
 	var changed *replica.Self

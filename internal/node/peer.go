@@ -21,13 +21,12 @@ type peer struct {
 	waiting  []*remote // that want the connection
 	channels map[uint32]*remote
 	next     uint32
-	overflow queue[message] // what the connection's queue had no room for
-	full     bool
+	full     bool           // the connection's queue has no room
+	held     queue[*remote] // those with messages for which there was none, whose turn it is first
 }
 
 // message waits for room. Coordinators bound how many there are: see their QueueMax.
 type message struct {
-	r    *remote
 	send coordinator.Send
 	hold link.Holder
 }
@@ -39,6 +38,7 @@ type remote struct {
 	member  int
 	channel uint32
 	ended   bool
+	held    queue[message] // for which there was no room, in order
 }
 
 // peer returns the peer that is node id.
@@ -123,11 +123,11 @@ func (p *peer) over(conn *link.Conn) {
 		return
 	}
 	p.n.log.Debug("the connection to a node is over", "peer", p.id, "err", conn.Err())
-	p.conn = nil
+	p.conn, p.full = nil, false
 	channels := p.channels
 	p.channels = make(map[uint32]*remote)
-	for m, ok := p.overflow.pop(); ok; m, ok = p.overflow.pop() {
-		m.release()
+	for r, ok := p.held.pop(); ok; r, ok = p.held.pop() {
+		r.discard()
 	}
 	for _, r := range channels {
 		r.end()
@@ -142,6 +142,7 @@ func (p *peer) silence(now, limit time.Duration) {
 	}
 	switch quiet := now - p.conn.LastReceived(); {
 	case quiet > limit:
+		p.n.log.Warn("a node is silent: the connection to it is cut off", "peer", p.conn.Peer().Name, "for", quiet)
 		p.conn.Close()
 	case quiet > limit/3:
 		_ = p.conn.TrySend(wire.Tag{}, &wire.Ping{}, nil) // a full queue is being written, or will be cut off
@@ -165,14 +166,17 @@ func (r *remote) close() {
 // version is conversation.version.
 func (r *remote) version() wire.Version { return r.p.conn.Version() }
 
-// send is conversation.send.
+// send is conversation.send. Who has messages waiting gets room in turn with others, one
+// message at a time, so that a volume which says much does not keep another one waiting.
 func (r *remote) send(s coordinator.Send, hold link.Holder) {
-	m := message{r, s, hold}
-	if r.p.full {
-		r.p.overflow.push(m)
+	p, m := r.p, message{s, hold}
+	if !p.full && r.held.count == 0 && p.queue(r, m) {
 		return
 	}
-	r.p.queue(m)
+	if r.held.count == 0 {
+		p.held.push(r)
+	}
+	r.held.push(m)
 }
 
 func (m *message) release() {
@@ -181,23 +185,29 @@ func (m *message) release() {
 	}
 }
 
-// queue gives the message to the connection.
-func (p *peer) queue(m message) {
-	if p.conn == nil || m.r.ended {
+// discard drops what waits.
+func (r *remote) discard() {
+	for m, ok := r.held.pop(); ok; m, ok = r.held.pop() {
 		m.release()
-		return
+	}
+}
+
+// queue gives the message to the connection; false when that has no room.
+func (p *peer) queue(r *remote, m message) bool {
+	if p.conn == nil || r.ended {
+		m.release()
+		return true
 	}
 	hold := m.hold
 	if len(wire.Data(m.send.Msg)) == 0 {
 		hold = nil
 	}
-	err := p.conn.Queue(wire.Tag{Channel: m.r.channel, ID: m.send.ID}, m.send.Msg, hold)
-	switch {
-	case fault.Is(err, fault.Busy):
+	err := p.conn.Queue(wire.Tag{Channel: r.channel, ID: m.send.ID}, m.send.Msg, hold)
+	if fault.Is(err, fault.Busy) {
 		p.full = true
-		p.overflow.push(m)
-		return
-	case err != nil || hold == nil:
+		return false
+	}
+	if err != nil || hold == nil {
 		m.release()
 	}
 	if err != nil && p.conn.Err() == nil {
@@ -205,16 +215,21 @@ func (p *peer) queue(m message) {
 		p.conn.Close()
 	}
 	p.n.flushLater(p.conn)
+	return true
 }
 
-// roomAgain sends what waited.
+// roomAgain sends what waited, as far as there is room.
 func (p *peer) roomAgain() {
 	p.full = false
-	for !p.full {
-		m, ok := p.overflow.pop()
-		if !ok {
+	for p.held.count > 0 {
+		r := p.held.first()
+		if !p.queue(r, r.held.first()) {
 			return
 		}
-		p.queue(m)
+		r.held.pop()
+		p.held.pop()
+		if r.held.count > 0 {
+			p.held.push(r)
+		}
 	}
 }

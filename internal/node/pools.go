@@ -12,6 +12,7 @@ import (
 	"github.com/holdfast-io/holdfast/internal/fault"
 	"github.com/holdfast-io/holdfast/internal/pool"
 	"github.com/holdfast-io/holdfast/internal/store"
+	"github.com/holdfast-io/holdfast/internal/turns"
 )
 
 // ownPool is a pool of this node, open.
@@ -21,6 +22,23 @@ type ownPool struct {
 	id    string
 	disk  *disk
 	space store.Space
+
+	// The loop's.
+	turns   turns.Desk[*op] // at the disk, fair between the volumes that have replicas on it
+	calling bool            // left is at it
+}
+
+// left ends an operation's turn, and begins what waited for it.
+func (o *ownPool) left(ended *op) {
+	o.turns.Leave(&ended.turn)
+	if o.calling { // one that ended while it was begun
+		return
+	}
+	o.calling = true
+	for t := o.turns.Next(); t != nil; t = o.turns.Next() {
+		t.Of.submit()
+	}
+	o.calling = false
 }
 
 // openPool opens the pool, and every replica that is found in it: other nodes may need

@@ -8,6 +8,7 @@ import (
 	"github.com/holdfast-io/holdfast/internal/fault"
 	"github.com/holdfast-io/holdfast/internal/replica"
 	"github.com/holdfast-io/holdfast/internal/store"
+	"github.com/holdfast-io/holdfast/internal/turns"
 	"github.com/holdfast-io/holdfast/internal/wire"
 	"github.com/holdfast-io/holdfast/internal/wire/link"
 )
@@ -22,6 +23,7 @@ type resident struct {
 	store  *store.Replica
 	state  *replica.Replica
 
+	line     turns.Line[*op] // at the pool's disk
 	sessions map[replica.Session]sink
 	events   queue[residentEvent]
 	stepping bool

@@ -35,6 +35,7 @@ type rig struct {
 
 type rigNode struct {
 	*Node
+	pool    *ownPool
 	g       *rig
 	i       int
 	id      block.NodeID
@@ -136,13 +137,17 @@ func (n *rigNode) start() {
 	must(t, err)
 	disk, err := n.loop.Open(n.root())
 	must(t, err)
-	must(t, (&ownPool{n: n.Node, disk: disk}).open(t.Context(), n.g.record.now().Volume))
+	n.pool = &ownPool{n: n.Node, disk: disk}
+	must(t, n.pool.open(t.Context(), n.g.record.now().Volume))
 }
 
 func (n *rigNode) stop() {
 	if n.Node != nil {
 		n.close()
 		n.Node = nil
+		if !n.pool.turns.Idle() {
+			n.g.t.Error("something waits for its turn at the disk of a node that has ended")
+		}
 	}
 }
 
@@ -172,12 +177,15 @@ func (n *rigNode) live(v *volume, f func()) bool {
 	return v.node.loop.Post(f)
 }
 
-func (n *rigNode) attach() *volume {
+func (n *rigNode) attach() *volume { return n.attachFrom(n.g.record) }
+
+// attachFrom attaches the volume of the record there.
+func (n *rigNode) attachFrom(of *book) *volume {
 	v := &volume{n: n, node: n.Node, gone: make(chan struct{}), stopped: make(chan error, 1)}
-	rec := n.g.record.now()
+	rec := of.now()
 	serving := make(chan error, 1)
 	n.do(func() {
-		v.h = n.newHead(rec, &records{n: n.Node, of: n.g.record}, func(err error) { v.stopped <- err })
+		v.h = n.newHead(rec, &records{n: n.Node, of: of}, func(err error) { v.stopped <- err })
 		v.b = newBackend(v.h, 8)
 		v.h.whenServing(func(err error) { serving <- err })
 	})

@@ -26,8 +26,8 @@ func (s *some) reset() {
 // read of each run: a disk gives 32 KiB in about the time of 4 KiB.
 func dense(b *wire.Blocks) bool { return uint64(b.Count())*8 >= b.Span().Count }
 
-// beginBlocks reads or writes the blocks, run by run, from or to data.
-func (o *op) beginBlocks(verb store.Verb, b *wire.Blocks, gen block.Generation, data []byte, sums []block.Sum) {
+// takeBlocks makes parts of what is to be read or written, run by run, from or to data.
+func (o *op) takeBlocks(verb store.Verb, b *wire.Blocks, gen block.Generation, data []byte, sums []block.Sum) {
 	s := &o.some
 	at := 0
 	for e := b.Next(0); !e.Empty(); e = b.Next(e.End()) {
@@ -36,9 +36,13 @@ func (o *op) beginBlocks(verb store.Verb, b *wire.Blocks, gen block.Generation, 
 		q.Data, q.Sums = data[at*block.Size:][:e.Bytes()], sums[at:][:e.Count]
 		at += int(e.Count)
 	}
-	s.left = len(s.parts)
-	for i := range s.parts { // only now: they must not move any more
-		o.r.store.Submit(&s.parts[i])
+	s.left = len(s.parts) // they do not move any more
+}
+
+// beginParts gives the parts to the store.
+func (o *op) beginParts() {
+	for i, parts := 0, o.some.parts; i < len(parts); i++ {
+		o.r.store.Submit(&parts[i])
 	}
 }
 
