@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -296,9 +297,11 @@ func (n *node) daemonDown() {
 	_ = n.log.Close()
 }
 
-// TestPartitions holds the cluster to the rules about networks.
+// TestPartitions holds the cluster to the rules about networks. Users of both sides share
+// blocks: whatever either is answered is one order of what they did.
 func TestPartitions(t *testing.T) {
 	c := newWiredCluster(t, 3)
+	random := drawn(t)
 	n1, n2 := c.nodes[0], c.nodes[1]
 	for _, part := range []struct {
 		name string
@@ -311,14 +314,20 @@ func TestPartitions(t *testing.T) {
 	} {
 		c.during(t, part.name, func(t *testing.T) {
 			c.volume("v", 256<<20, 3)
-			old := newWriter(t, n1.attach("v"), 0)
+			behind := n1.attach("v")
+			old := newWriter(t, behind, 0)
 			old.goesOn(c)
+			h := newHistory(2 * writerBlocks)
+			oldUsers := h.use(t, behind, random.Uint64())
+			oldUsers.goOn(c)
 			c.wires.cut(n1, part.cut...)
 			began := time.Now()
 			device := n2.take("v", "").Status.Device
 			w := newWriter(t, device, old.acked.Load())
 			w.goesOn(c)
 			t.Logf("from the cut to I/O on another node: %v", time.Since(began).Round(10*time.Millisecond))
+			users := h.use(t, device, random.Uint64())
+			users.goOn(c)
 			before := old.acked.Load()
 			c.wires.mend(n1)
 			var err error
@@ -328,6 +337,13 @@ func TestPartitions(t *testing.T) {
 			if now := old.acked.Load(); now != before {
 				t.Errorf("%d writes of the old side were confirmed after the volume had moved", now-before)
 			}
+			if oldUsers.end(c) == nil {
+				t.Error("no user of the old side saw an error")
+			}
+			users.goOn(c)
+			must(t, users.end(c))
+			must(t, h.end(device))
+			t.Logf("%d accesses of %d users", h.all, 2*usersOfDevice)
 			c.awaitNodes()
 			n2.awaitHealth("v", v1.Health_HEALTH_HEALTHY)
 			must(t, w.end(c))
@@ -338,5 +354,67 @@ func TestPartitions(t *testing.T) {
 			n2.mustCLI("volume", "delete", "v")
 			n2.mustCLI("volume", "purge", "v")
 		})
+	}
+	c.during(t, "AVolumeMovesFromNodeToNodeAndItsHistoryIsOne", func(t *testing.T) { c.moves(t, random) })
+}
+
+// moves has a volume go from node to node: the one that has it dies, is cut off, or gives it
+// back, and its users with it. In the short form the node dies.
+func (c *cluster) moves(t *testing.T, random *rand.Rand) {
+	c.volume("v", 256<<20, 3)
+	h := newHistory(0)
+	at := 0
+	device := c.nodes[at].attach("v")
+	for i := range rounds(1, 30) {
+		n := c.nodes[at]
+		u := h.use(t, device, random.Uint64())
+		u.goOn(c)
+		var how string
+		heal := func() {}
+		switch way := random.IntN(5); {
+		case i == 0 || way == 0:
+			how = "dies"
+			n.crash()
+			heal = n.start
+		case way == 1:
+			how = "gives it back"
+			if err := u.end(c); err != nil {
+				t.Fatalf("round %d: %v", i, err)
+			}
+			c.detach("v")
+		default:
+			how = "is cut off"
+			c.wires.cut(n, [][]string{everything, storage, {"input"}}[random.IntN(3)]...)
+			heal = func() { c.wires.mend(n) }
+		}
+		at = (at + 1 + random.IntN(2)) % 3
+		next := c.nodes[at].take("v", "").Status.Device
+		v := h.use(t, next, random.Uint64())
+		v.goOn(c)
+		if i == 0 || random.IntN(2) == 0 { // before all copies are the same
+			c.nodes[at].restarts("data", c.nodes[at].kill)
+			v.goOn(c)
+		}
+		heal()
+		if how != "gives it back" && u.end(c) == nil {
+			t.Errorf("round %d: no user of the old side saw an error", i)
+		}
+		if err := v.end(c); err != nil {
+			t.Fatalf("round %d: a user met an error: %v", i, err)
+		}
+		device = next
+		if err := h.end(device); err != nil {
+			t.Fatalf("round %d, %s %s: %v", i, n.name, how, err)
+		}
+		if long {
+			c.awaitNodes()
+			c.nodes[at].awaitHealth("v", v1.Health_HEALTH_HEALTHY)
+			t.Logf("round %d: %s %s, %d accesses until now", i, n.name, how, h.all)
+		}
+	}
+	t.Logf("%d accesses", h.all)
+	if long {
+		c.detach("v")
+		c.sameOnAllNodes("v")
 	}
 }

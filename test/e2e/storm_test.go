@@ -158,17 +158,20 @@ func (c *cluster) leader() (leads *node) {
 	return leads
 }
 
-// TestStorm has fio write a device and verify it while processes are killed, nodes die
-// and networks are cut: in the short form some of it, in the long form each in turn, and
-// then at random. No request fails,
-// nothing that is read is wrong, and all copies are the same in the end.
+// TestStorm has fio write a device and verify it, and users read and write the same few
+// blocks of it at once, while processes are killed, nodes die and networks are cut: in the
+// short form some of it, in the long form each in turn, and then at random. No request
+// fails, nothing that is read is wrong, what the users saw is one order of what they did,
+// and all copies are the same in the end.
 func TestStorm(t *testing.T) {
 	c := newWiredCluster(t, 3)
 	n1 := c.nodes[0]
 	c.volume("db", 128<<20, 3)
-	l := newLoad(t, n1.attach("db"))
+	device := n1.attach("db")
+	l := newLoad(t, device)
 	all := c.disturbances("db")
 	random := drawn(t)
+	h := newHistory(100 << 20 / blockSize) // behind fio's part
 	var storm []disturbance
 	for _, d := range all {
 		if d.short || long {
@@ -181,6 +184,8 @@ func TestStorm(t *testing.T) {
 	}
 	for i, d := range storm {
 		began := time.Now()
+		u := h.use(t, device, random.Uint64())
+		u.goOn(c)
 		d.does()
 		c.await("after that "+d.name+": all is well", func(ctx context.Context) bool {
 			if l.ended(c) {
@@ -190,6 +195,13 @@ func TestStorm(t *testing.T) {
 			c.note(v, err)
 			return err == nil && v.Status.GetHealth() == v1.Health_HEALTH_HEALTHY && n1.serves(ctx, "db") && c.threeVote(ctx)
 		})
+		u.goOn(c)
+		if err := u.end(c); err != nil {
+			t.Fatalf("%s: a user met an error: %v", d.name, err)
+		}
+		if err := h.end(device); err != nil {
+			t.Fatalf("%s: %v", d.name, err)
+		}
 		t.Logf("%s: all was well after %v", d.name, time.Since(began).Round(10*time.Millisecond))
 		if i >= inTurn { // a replica that fails again and again is left alone for longer each time
 			runs := l.runs.Load()
@@ -197,7 +209,7 @@ func TestStorm(t *testing.T) {
 		}
 	}
 	l.end(c)
-	t.Logf("fio wrote and verified %d times", l.runs.Load())
+	t.Logf("fio wrote and verified %d times, the users made %d accesses", l.runs.Load(), h.all)
 	c.detach("db")
 	c.sameOnAllNodes("db")
 }
