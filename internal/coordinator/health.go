@@ -123,7 +123,7 @@ func (c *Coordinator) outdated(now time.Duration, m int) (cause, cure string) {
 	case x.leaving:
 		return "the replica's node restarts", cureNone
 	case now < x.parole:
-		return fmt.Sprintf("the replica is left alone for %v%s", x.parole-now, why), "look at the disk and the network of the replica's node"
+		return fmt.Sprintf("the replica is left alone for %v, because it failed too often%s", (x.parole - now).Round(time.Second), why), "nothing to do if what was the matter is mended, as it is brought up to date then; else look at the disk and the network of the replica's node"
 	case c.limits.PauseResync:
 		return "the replica lacks writes, and resyncs are paused" + why, "let resyncs go on"
 	case x.syncFailed != nil && (s == nil || s.moved == 0):

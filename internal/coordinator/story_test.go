@@ -240,6 +240,60 @@ func TestASlowReplicaIsLeftBehindWithItsReason(t *testing.T) {
 	}
 }
 
+// cut has the connection of member 1 end, and the record say that it was left behind.
+func (s *stage) cut() {
+	s.t.Helper()
+	s.refuse = map[int]bool{1: true}
+	s.step(Unlinked{Member: 1})
+	s.settle()
+	if s.c.Record().Members[1].State != spec.Outdated {
+		s.t.Fatalf("it was not left behind:\n%s", s.c.Debug(s.now))
+	}
+}
+
+// mended returns how long after the cut was mended the member counts, and whether it was
+// said that it is left alone.
+func (s *stage) mended() (took time.Duration, said bool) {
+	s.refuse = nil
+	for began := s.now; s.now-began < time.Hour; s.now += time.Second {
+		if s.settle(); s.c.Record().Members[1].State == spec.InSync {
+			return s.now - began, said
+		}
+		said = said || slices.ContainsFunc(s.c.Health(s.now), func(x Condition) bool { return strings.Contains(x.Cause, "left alone") && x.Cure != "" })
+	}
+	s.t.Fatalf("it does not count:\n%s", s.c.Debug(s.now))
+	return 0, false
+}
+
+func TestAReplicaThatReturnsCatchesUpAtOnce(t *testing.T) {
+	s := attached(t, 2)
+	for range 12 { // each is a fault of its own
+		s.cut()
+		if took, said := s.mended(); took > s.c.opts.Lease || said {
+			t.Fatalf("it counts %v after its return:\n%s", took, s.c.Debug(s.now))
+		}
+		for range 40 {
+			s.now += time.Second
+			s.settle()
+		}
+	}
+}
+
+func TestAReplicaThatFailsAgainAndAgainIsLeftAloneForAMinuteAtMost(t *testing.T) {
+	s := attached(t, 2)
+	var all []time.Duration
+	for i := range 12 {
+		s.cut()
+		took, said := s.mended()
+		if all = append(all, took); i > 3 && !said {
+			t.Fatalf("number %d: it is not said that it is left alone", i)
+		}
+	}
+	if all[0] > s.c.opts.Lease || all[4] < 4*s.c.opts.Lease || slices.Max(all) > time.Minute+s.c.opts.Lease {
+		t.Fatalf("%v", all)
+	}
+}
+
 func TestHealthyHasNoConditions(t *testing.T) {
 	s := attached(t, 2)
 	if list := s.c.Health(s.now); len(list) != 0 {

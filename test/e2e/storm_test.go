@@ -203,7 +203,7 @@ func TestStorm(t *testing.T) {
 			t.Fatalf("%s: %v", d.name, err)
 		}
 		t.Logf("%s: all was well after %v", d.name, time.Since(began).Round(10*time.Millisecond))
-		if i >= inTurn { // a replica that fails again and again is left alone for longer each time
+		if i >= inTurn { // a replica that fails again and again is left alone for a while
 			runs := l.runs.Load()
 			c.await("fio has verified some more", func(context.Context) bool { return l.ended(c) || l.runs.Load() > runs+3 })
 		}
