@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/spf13/pflag"
 	"sigs.k8s.io/yaml"
@@ -16,6 +17,7 @@ import (
 	"github.com/holdfast-io/holdfast/internal/attach"
 	"github.com/holdfast-io/holdfast/internal/block"
 	"github.com/holdfast-io/holdfast/internal/fault"
+	"github.com/holdfast-io/holdfast/internal/server"
 	"github.com/holdfast-io/holdfast/internal/state/etcd/member"
 )
 
@@ -169,10 +171,14 @@ func plain(v any) string {
 func (c *Config) Complete() (err error) {
 	const op = "daemon.Config"
 	if c.Name == "" {
-		if c.Name, err = os.Hostname(); err != nil {
+		host, err := os.Hostname()
+		if err != nil {
 			return fault.Wrap(op, err)
 		}
-		c.Name = strings.ToLower(c.Name)
+		c.Name = nameFrom(host)
+	}
+	if err := server.CheckName(c.Name); err != nil {
+		return fault.WithCure(fault.Errorf(op, fault.Invalid, "--name: %q can't be the name of a node", c.Name), cureOf(err))
 	}
 	if c.Address == "" {
 		if c.Address, err = outward(); err != nil {
@@ -203,6 +209,28 @@ func (c *Config) Complete() (err error) {
 		return fault.WithCure(fault.Errorf(op, fault.Invalid, "the path %s is too long for a socket", c.keeperSocket()), "choose a shorter --run-dir")
 	}
 	return nil
+}
+
+// nameFrom returns the name of a node on a machine of a name, which may be any: kernels say
+// (none) where nobody has given one. It may be the name of another node; then the cluster
+// says so.
+func nameFrom(host string) string {
+	clean := strings.Map(func(r rune) rune {
+		if r < 128 && (unicode.IsLetter(r) || unicode.IsDigit(r) || strings.ContainsRune("._-", r)) {
+			return unicode.ToLower(r)
+		}
+		return '-'
+	}, host)
+	clean = strings.Trim(clean, "._-")
+	if clean == "none" || server.CheckName(clean) != nil {
+		return "node"
+	}
+	return clean
+}
+
+func cureOf(err error) string {
+	_, cure := fault.Describe(err)
+	return cure
 }
 
 // socketLengthMax is the kernel's limit for the path of a Unix socket.

@@ -4,12 +4,14 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/spf13/pflag"
 
 	"github.com/holdfast-io/holdfast/internal/fault"
+	"github.com/holdfast-io/holdfast/internal/server"
 )
 
 // loaded loads a config from flags, an environment, and the text of a file.
@@ -67,9 +69,27 @@ func TestAWrongSettingIsNamed(t *testing.T) {
 	}
 }
 
+// TestAMachineOfAnyNameCanBeANode: what was taken for a name and could not be one was found
+// out by the cluster only, again and again.
+func TestAMachineOfAnyNameCanBeANode(t *testing.T) {
+	for host, want := range map[string]string{"(none)": "node", "": "node", "DB-1.Example.com": "db-1.example.com", "_build_7": "build_7",
+		"ex\u00e4mple": "ex-mple", "...": "node", strings.Repeat("x", 200): "node", "0123456789abcdef0123456789abcdef": "0123456789abcdef0123456789abcdef"} {
+		if got := nameFrom(host); got != want || server.CheckName(got) != nil {
+			t.Errorf("%q becomes %q, want %q", host, got, want)
+		}
+	}
+	c, err := loaded(t, []string{"--name", "(none)", "--address", "127.0.0.1"}, nil, "")
+	if err == nil {
+		err = c.Complete()
+	}
+	if _, cure := fault.Describe(err); !fault.Is(err, fault.Invalid) || cure == "" {
+		t.Errorf("a name that can't be: %v", err)
+	}
+}
+
 // TestOtherProcessesReadTheConfigAsItIs saves a config with everything set, and loads it.
 func TestOtherProcessesReadTheConfigAsItIs(t *testing.T) {
-	c, err := loaded(t, []string{"--name", "n 1", "--pool", "/a b,/c", "--label", "a=1,b=2", "--address", "127.0.0.1", "--run-dir", t.TempDir(),
+	c, err := loaded(t, []string{"--name", "n1", "--pool", "/a b,/c", "--label", "a=1,b=2", "--address", "127.0.0.1", "--run-dir", t.TempDir(),
 		"--etcd-endpoints", "https://a:1,https://b:1", "--join", "x", "--token", "secret", "--dump-every", "0s", "--no-etcd-member"}, nil, "")
 	if err == nil {
 		err = c.Complete()

@@ -227,7 +227,7 @@ func (s *clusters) joined(ctx context.Context, r *v1.JoinRequest) (e state.Entry
 		if !fault.Is(err, fault.Busy) {
 			return e, err
 		}
-		if _, err := s.fresh(ctx, state.KindNode, r.Name); err == nil && r.NodeId == "" {
+		if id, err := s.fresh(ctx, state.KindNode, r.Name); err == nil && (r.NodeId == "" || id != r.NodeId) {
 			return e, fault.WithField(fault.WithCure(fault.Errorf("server", fault.Exists, "name: there is a node %s already", r.Name),
 				"choose another name with --name; if that node is gone for good: holdfast node remove "+r.Name), "name")
 		}

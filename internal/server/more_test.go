@@ -2,6 +2,7 @@ package server_test
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -19,6 +20,7 @@ import (
 
 	"github.com/holdfast-io/holdfast/api/client"
 	v1 "github.com/holdfast-io/holdfast/api/holdfast/v1"
+	"github.com/holdfast-io/holdfast/internal/block"
 	"github.com/holdfast-io/holdfast/internal/host/patiently"
 	"github.com/holdfast-io/holdfast/internal/server/servertest"
 	"github.com/holdfast-io/holdfast/internal/state"
@@ -492,6 +494,11 @@ func TestMachineJoinsWithAToken(t *testing.T) {
 	if j.Node.Meta.Name != "n7" || len(j.Certificate) == 0 || len(j.Authorities) != 1 || j.ClusterName != "test" {
 		t.Errorf("joined as %v", j)
 	}
+	_, err = nobody.Cluster.Join(c.Ctx, r)
+	refused(t, err, connect.CodeAlreadyExists, "--name")
+	other, err := block.NewNodeID(rand.Reader) // nodes choose theirs before they join
+	c.Must(err)
+	r.NodeId = other.String()
 	_, err = nobody.Cluster.Join(c.Ctx, r)
 	refused(t, err, connect.CodeAlreadyExists, "--name")
 	r.NodeId = j.Node.Meta.Id // the same machine, anew

@@ -26,6 +26,10 @@ const nameMax = 128
 
 var nameForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*$`)
 
+// CheckName refuses what can't be the name of a node, or of anything else here. A node asks
+// before it has anybody whom to ask.
+func CheckName(name string) error { return checkName("name", name) }
+
 // checkName refuses names that can't be in a path or a command line, or look like ids.
 func checkName(field, name string) error {
 	const cure = "use up to 128 letters, digits, dots, dashes and underscores, beginning with a letter or digit"
