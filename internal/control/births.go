@@ -3,6 +3,9 @@ package control
 import (
 	"slices"
 
+	"google.golang.org/protobuf/proto"
+
+	"github.com/holdfast-io/holdfast/internal/placement"
 	"github.com/holdfast-io/holdfast/internal/spec"
 	"github.com/holdfast-io/holdfast/internal/state"
 	"github.com/holdfast-io/holdfast/internal/state/statepb"
@@ -83,4 +86,46 @@ func (h *holder) halfBorn() bool {
 		}
 	}
 	return made && !can
+}
+
+// makeElsewhere has a replica made elsewhere whose node went down before it was made. Nothing was
+// ever written to the volume, because no head has claimed it: the new one lacks nothing.
+// Without another place those that were made have to do; see halfBorn.
+func (h *holder) makeElsewhere() {
+	if h.rec.Value.Epoch > 1 || h.a.Value.SourceVolumeId != "" || h.vol.Value.Spec.GetDeleted() != nil {
+		return
+	}
+	made := func(r *replica) bool { return h.holdings.value(r.ReplicaId).GetReady() }
+	i := slices.IndexFunc(h.replicas, func(r replica) bool { return r.inSync && !r.up && !r.Leaving && !made(&r) })
+	if i < 0 {
+		return
+	}
+	lost := h.replicas[i]
+	r := placement.Request{Volume: h.placementVolume(h.vol.Value), Replicas: 1, Avoid: []string{lost.PoolId}}
+	for _, x := range h.replicas {
+		if x.ReplicaId != lost.ReplicaId {
+			r.Held = append(r.Held, x.PoolId)
+		}
+	}
+	pools, err := h.room().Choose(r)
+	switch {
+	case err == nil:
+		h.bear(i, pools[0])
+	case !h.count1(func(r *replica) bool { return r.up && made(r) }):
+		h.refused(h.step, Placed, err)
+	}
+}
+
+// bear puts a replica that was never made into another pool, under another id.
+func (h *holder) bear(i int, pool string) {
+	old := h.replicas[i].AssignedReplica
+	now := &statepb.AssignedReplica{ReplicaId: h.ids(), NodeId: h.pools.value(pool).Spec.NodeId, PoolId: pool}
+	next, rec := proto.CloneOf(h.a.Value), proto.CloneOf(h.rec.Value)
+	next.Replicas[i] = now
+	m := memberOf(rec, old.ReplicaId)
+	m.ReplicaId, m.NodeId = now.ReplicaId, now.NodeId
+	rec.Version++
+	h.ops = []state.Op{state.Assignments.Replace(h.vol.ID, next, h.a.Revision), state.Records.Replace(h.vol.ID, rec, h.rec.Revision),
+		state.Volumes.Require(h.vol.ID, h.vol.Revision), state.Holdings.Require(old.ReplicaId, 0), h.condemn(old, h.vol.ID, "it was placed elsewhere before it was made")}
+	h.event = h.about(h.vol.Value, "info", "Placed", "node %s went down before it made its replica; that is made on %s now", h.nodeName(old.NodeId), h.placeText(now))
 }

@@ -593,6 +593,60 @@ func TestACloneIsUsableAlthoughANodeDiedBeforeItMadeItsReplica(t *testing.T) {
 	s.healthy("c")
 }
 
+func TestAVolumeIsMadeElsewhereWhenItsNodeDiesBeforeItIsMade(t *testing.T) {
+	for _, x := range []struct {
+		nodes    int
+		replicas int32
+		whole    bool // while the node is away
+	}{{4, 3, true}, {3, 3, false}, {3, 1, true}, {2, 2, false}} {
+		s := newStage(t, x.nodes)
+		s.create("v", &v1.VolumeSpec{SizeBytes: gib, Replicas: x.replicas})
+		if err := s.turn(s.l); err != nil {
+			t.Fatal(err)
+		}
+		dead := s.view().assignments.value("v").Replicas[0]
+		s.stop(dead.NodeId)
+		s.rest()
+		v := s.view()
+		good := 0
+		for _, m := range v.records.value("v").Members {
+			if m.State == uint32(spec.InSync) && v.holdings.value(m.ReplicaId).GetReady() {
+				good++
+			}
+			if x.whole && m.NodeId == dead.NodeId {
+				t.Errorf("%+v: it is still to be on the dead node", x)
+			}
+		}
+		if want := int(x.replicas); x.whole && good != want || !x.whole && good != want-1 {
+			t.Errorf("%+v: %d replicas were made", x, good)
+		}
+		s.start(dead.NodeId)
+		s.rest()
+		s.healthy("v")
+		s.later(time.Hour) // nothing is left of the one that was not made
+		s.rest()
+		if x.whole && (s.view().holdings.value(dead.ReplicaId) != nil || len(s.view().condemned.list()) != 0) {
+			t.Errorf("%+v: the old one is there: %v, condemned %v", x, s.view().holdings.value(dead.ReplicaId), s.view().condemned.list())
+		}
+	}
+}
+
+func TestAVolumeWhoseOnlyNodeDiedBeforeItWasMadeSaysSo(t *testing.T) {
+	s := newStage(t, 1)
+	s.create("v", &v1.VolumeSpec{SizeBytes: gib, Replicas: 1})
+	if err := s.turn(s.l); err != nil {
+		t.Fatal(err)
+	}
+	s.stop("n1")
+	s.rest()
+	if got := s.reason("v", Placed); got != "NoPlace" {
+		t.Errorf("the reason is %q", got)
+	}
+	s.start("n1")
+	s.rest()
+	s.healthy("v")
+}
+
 func TestWhatACloneBeginsWithStaysUntilItIsMade(t *testing.T) {
 	s := newStage(t, 3)
 	s.cloned(2)

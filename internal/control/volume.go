@@ -227,7 +227,7 @@ func (d *decider) keep(vol state.Entry[*v1.Volume], a state.Entry[*statepb.Assig
 	}
 	h.partTwins()
 	h.attachedNode()
-	for _, next := range []func(){h.dropLeft, h.giveUpForced, h.grow, h.stay, h.add, h.release, h.snapshotsGone, h.tend} {
+	for _, next := range []func(){h.dropLeft, h.giveUpForced, h.makeElsewhere, h.grow, h.stay, h.add, h.release, h.snapshotsGone, h.tend} {
 		if next(); len(s.ops) > 0 {
 			return
 		}
