@@ -13,6 +13,7 @@ import (
 	v1 "github.com/holdfast-io/holdfast/api/holdfast/v1"
 	"github.com/holdfast-io/holdfast/internal/server/servertest"
 	"github.com/holdfast-io/holdfast/internal/state"
+	"github.com/holdfast-io/holdfast/internal/state/statepb"
 )
 
 func TestVolumeThroughItsLife(t *testing.T) {
@@ -70,6 +71,32 @@ func TestVolumeThroughItsLife(t *testing.T) {
 	_, err = vols.GetVolume(c.Ctx, &v1.GetVolumeRequest{Volume: "db-old"})
 	refused(t, err, connect.CodeNotFound, "holdfast volume list")
 	_, err = vols.DeleteVolume(c.Ctx, &v1.DeleteVolumeRequest{Volume: "db-old"})
+	c.Must(err)
+}
+
+// TestAChangeWaitsForNothingElse: a limit does not wait until the size comes true that was
+// asked for before and can't, nor until a node is back.
+func TestAChangeWaitsForNothingElse(t *testing.T) {
+	c := start(t, 2)
+	v := volume(t, c, "db", 2)
+	c.Stage.Refuse("db", "no room")
+	size := v.Spec.SizeBytes * 2
+	_, err := c.Client.Volumes.UpdateVolume(c.Ctx, &v1.UpdateVolumeRequest{Volume: "db", SizeBytes: &size})
+	c.Must(err)
+	c.Commit(state.Verdicts.Put(v.Meta.Id, &statepb.Verdict{VolumeId: v.Meta.Id, Conditions: []*v1.Condition{{Type: "Grown", Reason: "NoSpace", Message: "pools are full"}}}))
+	_, err = c.Client.Volumes.UpdateVolume(c.Ctx, &v1.UpdateVolumeRequest{Volume: "db", SizeBytes: &size, Wait: patience})
+	refused(t, err, connect.CodeResourceExhausted, "")
+	c.Stage.Outdate(v.Meta.Id, 2)
+	paused := true
+	v, err = c.Client.Volumes.UpdateVolume(c.Ctx, &v1.UpdateVolumeRequest{Volume: "db", Limits: &v1.Limits{ReadIops: 100}, RepairPaused: &paused,
+		SetLabels: map[string]string{"app": "db"}, Wait: patience})
+	c.Must(err)
+	if v.Spec.Limits.GetReadIops() != 100 || v.Meta.Labels["app"] != "db" || v.Status.Health == v1.Health_HEALTH_HEALTHY {
+		t.Errorf("%v", v)
+	}
+	c.Stage.Refuse("db", "")
+	c.Commit(state.Verdicts.Delete(v.Meta.Id, 0)) // the copy that lacks writes does not keep it from growing
+	_, err = c.Client.Volumes.UpdateVolume(c.Ctx, &v1.UpdateVolumeRequest{Volume: "db", SizeBytes: &size, Wait: patience})
 	c.Must(err)
 }
 

@@ -11,6 +11,7 @@ import (
 	v1 "github.com/holdfast-io/holdfast/api/holdfast/v1"
 	"github.com/holdfast-io/holdfast/internal/control"
 	"github.com/holdfast-io/holdfast/internal/fault"
+	"github.com/holdfast-io/holdfast/internal/spec"
 	"github.com/holdfast-io/holdfast/internal/state"
 )
 
@@ -45,9 +46,12 @@ func (s *volumes) UpdateVolume(ctx context.Context, r *v1.UpdateVolumeRequest) (
 	if err != nil {
 		return nil, err
 	}
-	began := time.Now()
+	began, of := time.Now(), changed{size: r.SizeBytes != nil, copies: r.Replicas != nil || r.Class != nil || r.Placement != nil}
+	if of == (changed{}) {
+		wait = 0 // it is as asked, whatever else is the matter
+	}
 	err = s.waitFor(ctx, wait, fmt.Sprintf("volume %s is not as asked yet", e.Value.Meta.Name), func() (bool, string, error) {
-		return s.cameTrue(e.ID, time.Since(began) > verdictAge)
+		return s.cameTrue(e.ID, of, time.Since(began) > verdictAge)
 	})
 	if err != nil {
 		return nil, err
@@ -116,40 +120,70 @@ func (s *Server) taken(ctx context.Context, kind, name string, err error) error 
 // verdictAge is how old a verdict may be that says something of what was before a change.
 const verdictAge = 3 * time.Second
 
+// changed is what of a volume was asked to be other than before, as far as it takes time.
+type changed struct{ size, copies bool }
+
+// concerns reports whether a condition is about what was asked for.
+func (c changed) concerns(x *v1.Condition) bool {
+	switch x.Type {
+	case control.Grown:
+		return c.size
+	case control.Placed, control.Repaired, control.Moved:
+		return c.copies
+	}
+	return false
+}
+
 // cameTrue reports whether a volume has the size and the replicas that were asked for. What
 // stands in the way is believed when it is of now.
-func (s *volumes) cameTrue(id string, settled bool) (bool, string, error) {
+func (s *volumes) cameTrue(id string, of changed, settled bool) (bool, string, error) {
 	e, ok := s.view.volumes.Get(id)
 	if !ok {
 		return false, "", fault.Errorf("server", fault.NotFound, "the volume was deleted meanwhile")
 	}
 	v := s.view.volume(e)
 	for _, c := range v.Status.Conditions {
-		if settled && isObstacle(c) {
+		if settled && isObstacle(c) && of.concerns(c) {
 			return false, "", fault.Errorf("server", fault.NoSpace, "it can't be done: %s", c.Message)
 		}
 	}
-	if why := s.behind(id, v); why != "" {
+	why := s.unsettled(id, of)
+	if of.size {
+		why = cmp.Or(s.small(id, v), why)
+	}
+	if of.copies {
+		why = cmp.Or(s.uneven(id, v), why)
+	}
+	if why != "" {
 		return false, cmp.Or(words(v.Status.Conditions, ""), why), nil
 	}
-	return v.Status.Health == v1.Health_HEALTH_HEALTHY, words(v.Status.Conditions, "the cluster has not begun"), nil
+	return !of.copies || v.Status.Health == v1.Health_HEALTH_HEALTHY, words(v.Status.Conditions, "the cluster has not begun"), nil
 }
 
-// behind says what of a volume has not followed its spec yet, or nothing.
-func (s *volumes) behind(id string, v *v1.Volume) string {
-	record, assignment, want := value(s.view.records, id), value(s.view.assignments, id), v.Spec.SizeBytes
-	switch {
-	case len(record.GetMembers()) != int(v.Spec.Replicas) || len(assignment.GetReplicas()) != int(v.Spec.Replicas):
+// uneven says which replica is missing or too many, or nothing.
+func (s *volumes) uneven(id string, v *v1.Volume) string {
+	record, assignment := value(s.view.records, id), value(s.view.assignments, id)
+	if len(record.GetMembers()) != int(v.Spec.Replicas) || len(assignment.GetReplicas()) != int(v.Spec.Replicas) {
 		return fmt.Sprintf("it has %d replicas", len(record.GetMembers()))
-	case record.GetSizeBytes() < want:
-		return fmt.Sprintf("its size is %d bytes", record.GetSizeBytes())
 	}
 	for _, r := range assignment.Replicas {
-		switch h := value(s.view.holdings, r.ReplicaId); {
-		case r.Leaving:
+		if r.Leaving {
 			return fmt.Sprintf("the replica on node %s is still there", s.view.nodeName(r.NodeId))
-		case h.GetSizeBytes() < want:
-			return fmt.Sprintf("the replica on node %s has %d bytes", s.view.nodeName(r.NodeId), h.GetSizeBytes())
+		}
+	}
+	return ""
+}
+
+// small says what of a volume has not grown yet, or nothing. A replica that does not count
+// grows when it is brought up to date.
+func (s *volumes) small(id string, v *v1.Volume) string {
+	record, want := value(s.view.records, id), v.Spec.SizeBytes
+	if record.GetSizeBytes() < want {
+		return fmt.Sprintf("its size is %d bytes", record.GetSizeBytes())
+	}
+	for _, m := range record.GetMembers() {
+		if h := value(s.view.holdings, m.ReplicaId); m.State == uint32(spec.InSync) && h.GetSizeBytes() < want {
+			return fmt.Sprintf("the replica on node %s has %d bytes", s.view.nodeName(m.NodeId), h.GetSizeBytes())
 		}
 	}
 	attached, wanted := s.view.attachments.Get(id)
@@ -157,14 +191,14 @@ func (s *volumes) behind(id string, v *v1.Volume) string {
 	if size := device.GetSizeBytes(); wanted && attached.Value.GetSpec().GetSnapshotId() == "" && size > 0 && size < want { // a node of before says none
 		return fmt.Sprintf("its device on node %s has %d bytes", s.view.nodeName(device.NodeId), device.SizeBytes)
 	}
-	return s.unsettled(id)
+	return ""
 }
 
 // unsettled returns what control last found to be in the way of a change, which it looks at
 // again when something has changed.
-func (s *volumes) unsettled(id string) string {
+func (s *volumes) unsettled(id string, of changed) string {
 	for _, c := range value(s.view.verdicts, id).GetConditions() {
-		if !c.Status && (c.Type == control.Repaired || c.Type == control.Grown || c.Type == control.Moved) {
+		if !c.Status && of.concerns(c) {
 			return c.Message
 		}
 	}
