@@ -235,8 +235,11 @@ func TestTokensOnTheCommandLine(t *testing.T) {
 
 func TestWatchPrintsARowForEachChange(t *testing.T) {
 	s := newTerminal(t)
-	s.run("volume create db --size 1Gi --repl 1")
 	out, interrupt := s.start("volume", "list", "--watch")
+	out.has("CHANGE      NAME") // at once: it is empty, and it is watched
+	interrupt()
+	s.run("volume create db --size 1Gi --repl 1")
+	out, interrupt = s.start("volume", "list", "--watch")
 	out.has("CHANGE      NAME", "added", "db")
 	s.run("volume attach db --node n2")
 	out.has("updated     db")

@@ -72,10 +72,11 @@ func follow[M any, T proto.Message](o *output, stream *connect.ServerStreamForCl
 	first := true
 	for stream.Receive() {
 		change, item := read(stream.Msg())
-		if change == v1.Change_CHANGE_SYNCED {
-			continue
+		var list []T
+		if change != v1.Change_CHANGE_SYNCED { // that was all that there is
+			list = []T{item}
 		}
-		if err := followed(o, change, item, columns, first); err != nil {
+		if err := followed(o, change, list, columns, first); err != nil {
 			return err
 		}
 		first = false
@@ -87,26 +88,29 @@ func follow[M any, T proto.Message](o *output, stream *connect.ServerStreamForCl
 	return err
 }
 
-// followed prints one thing that a watch told.
-func followed[T proto.Message](o *output, change v1.Change, item T, columns []column[T], first bool) error {
+// followed prints one thing that a watch told, or none; a table has its heads first, so
+// that who watches an empty list sees that it is watched.
+func followed[T proto.Message](o *output, change v1.Change, list []T, columns []column[T], first bool) error {
 	var text strings.Builder
-	switch o.format.String() {
-	case "json":
-		raw, err := protojson.Marshal(item)
+	switch format := o.format.String(); {
+	case (format == "json" || format == "yaml") && len(list) == 0:
+		return nil
+	case format == "json":
+		raw, err := protojson.Marshal(list[0])
 		if err != nil {
 			return fault.Wrap("print", err)
 		}
 		fmt.Fprintf(&text, "{\"change\":%q,\"object\":%s}\n", changeText(change), raw)
-	case "yaml":
+	case format == "yaml":
 		text.WriteString("---\n")
 		if _, err := o.w.Write([]byte(text.String())); err != nil {
 			return fault.Wrap("print", err)
 		}
-		return o.raw(item)
+		return o.raw(list[0])
 	default:
 		t := &table{tabwriter.NewWriter(&text, 12, 0, 2, ' ', 0)}
 		marked := append([]column[T]{{head: "CHANGE", cell: func(T) string { return changeText(change) }}}, columns...)
-		rows(t, o.format == "wide", marked, first, item)
+		rows(t, o.format == "wide", marked, first, list...)
 		if err := t.w.Flush(); err != nil {
 			return fault.Wrap("print", err)
 		}
