@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -417,6 +418,37 @@ func TestEnsureStartsOneKeeper(t *testing.T) {
 	wantKind(t, Ensure(ctx, other, []string{"/bin/false"}, nil), fault.Unavailable)
 	if err := Ensure(ctx, other, []string{filepath.Join(t.TempDir(), "nothing")}, nil); err == nil {
 		t.Error("a program that is not there was started")
+	}
+}
+
+func TestAKeeperThatDoesNotAnswerIsNamed(t *testing.T) {
+	began, cancel := context.WithCancel(t.Context())
+	path, begun := filepath.Join(t.TempDir(), "keeper.sock"), filepath.Join(t.TempDir(), "begun")
+	must(t, unix.Mkfifo(begun, 0o600))
+	go func() {
+		_, _ = os.ReadFile(begun) // until the one that is started, and never listens, has opened it
+		cancel()
+	}()
+	err := Ensure(began, path, []string{"/bin/sh", "-c", "echo > " + begun + "; exec sleep 1000"}, nil)
+	what, cure := fault.Describe(err)
+	if !strings.Contains(what, path) || !strings.Contains(cure, "start the node again") || !fault.Is(err, fault.Canceled) {
+		t.Errorf("%v: %q, %q", err, what, cure)
+	}
+	l, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: path, Net: "unixpacket"}) // one that hangs
+	must(t, err)
+	defer l.Close()
+	late, stop := context.WithCancel(t.Context())
+	go func() {
+		c, err := l.Accept()
+		stop()
+		if err == nil {
+			defer c.Close()
+		}
+		<-t.Context().Done()
+	}()
+	err = Ensure(late, path, []string{"/bin/false"}, nil)
+	if what, cure := fault.Describe(err); !strings.Contains(what, path+" does not answer") || cure == "" {
+		t.Errorf("%v: %q, %q", err, what, cure)
 	}
 }
 

@@ -2,6 +2,7 @@ package keeper
 
 import (
 	"context"
+	"errors"
 	"os"
 	"os/exec"
 	"syscall"
@@ -17,6 +18,9 @@ import (
 func Ensure(ctx context.Context, socket string, command []string, log *os.File) error {
 	if answers(ctx, socket) {
 		return nil
+	}
+	if ctx.Err() != nil { // one that hangs: another one would not get the socket
+		return silent(ctx, "the keeper that runs at %s does not answer", socket)
 	}
 	cmd := exec.Command(command[0], command[1:]...)
 	if log != nil {
@@ -43,9 +47,19 @@ func Ensure(ctx context.Context, socket string, command []string, log *os.File) 
 			ended = nil // somebody else's came first, and will answer
 		case <-ctx.Done():
 			_ = cmd.Process.Kill()
-			return fault.E("keeper.Ensure", fault.Timeout, noVolume, ctx.Err())
+			return silent(ctx, "the keeper was started, and does not answer at %s", socket)
 		}
 	}
+}
+
+// silent is the error for a keeper that did not answer while ctx lasted.
+func silent(ctx context.Context, format, socket string) error {
+	kind := fault.Timeout
+	if errors.Is(ctx.Err(), context.Canceled) {
+		kind = fault.Canceled
+	}
+	return fault.WithCure(fault.Errorf("keeper.Ensure", kind, format+" (%w)", socket, ctx.Err()),
+		"start the node again: a busy machine may take longer; if that does not help, what the keeper says is in the node's log")
 }
 
 func answers(ctx context.Context, socket string) bool {
