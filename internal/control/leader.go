@@ -27,6 +27,7 @@ type leader struct {
 	now    func() time.Time
 	random io.Reader
 	node   string // who says so, in events
+	traces tracer
 
 	*view
 	again   timers               // volumes to be looked at again at a time
@@ -51,6 +52,8 @@ func (l *leader) load(ctx context.Context) error {
 // the next look is due at the latest. An error is the store's: what is known may be wrong.
 func (l *leader) turn(ctx context.Context) (next time.Time, err error) {
 	l.behind = false
+	l.traces.begin()
+	defer l.traces.end()
 	for {
 		d := l.decider()
 		if err := l.sweep(ctx, d); err != nil {
@@ -106,16 +109,17 @@ func (l *leader) sweep(ctx context.Context, d *decider) error {
 		return due || slices.ContainsFunc(words, func(w string) bool { return fresh[w] })
 	}
 	for _, look := range []struct {
+		name  string
 		steps func() []step
 		when  bool
 	}{
-		{func() []step { return d.liveness(due) }, changed("nodes", "alive", "nodestatus", "pools", "poolstatus", "absences")},
-		{d.operate, changed("operations", "assignments", "records", "verdicts", "holdings", "nodes", "pools")},
-		{d.oldMarks, changed("policies")},
-		{d.together, changed("policies", "schedules")},
-		{d.oldBirths, changed("births", "holdings", "records", "assignments", "volumes")},
-		{func() []step { return d.strayReplicas(due) }, changed("holdings", "condemned", "strays", "assignments", "records")},
-		{d.expire, due},
+		{"liveness", func() []step { return d.liveness(due) }, changed("nodes", "alive", "nodestatus", "pools", "poolstatus", "absences")},
+		{"operations", d.operate, changed("operations", "assignments", "records", "verdicts", "holdings", "nodes", "pools")},
+		{"schedules", d.oldMarks, changed("policies")},
+		{"schedules", d.together, changed("policies", "schedules")},
+		{"births", d.oldBirths, changed("births", "holdings", "records", "assignments", "volumes")},
+		{"strays", func() []step { return d.strayReplicas(due) }, changed("holdings", "condemned", "strays", "assignments", "records")},
+		{"expiry", d.expire, due},
 	} {
 		if !look.when {
 			continue
@@ -124,7 +128,7 @@ func (l *leader) sweep(ctx context.Context, d *decider) error {
 			if !s.again.IsZero() && s.again.After(d.now) && s.again.Before(l.wake) {
 				l.wake = s.again
 			}
-			if err := l.commit(ctx, s); err != nil {
+			if err := l.commit(ctx, look.name, s); err != nil {
 				return err
 			}
 		}
@@ -199,7 +203,7 @@ func (l *leader) volumeTurn(ctx context.Context, d *decider, id string) error {
 	if !gone {
 		l.verdict(d, id, &s)
 	}
-	return l.commit(ctx, s)
+	return l.commit(ctx, "volume", s)
 }
 
 // verdict adds to a step what there is to say about the volume, when that is news.
@@ -263,11 +267,13 @@ func news(d *decider, id string, was *statepb.Verdict, say []*v1.Condition) *v1.
 }
 
 // commit does a step, if there is something to do, as the leader. That somebody was faster
-// is no error: what it was will be seen.
-func (l *leader) commit(ctx context.Context, s step) error {
+// is no error: what it was will be seen. The reconciler is named for traces.
+func (l *leader) commit(ctx context.Context, reconciler string, s step) (err error) {
 	if len(s.ops) == 0 {
 		return nil
 	}
+	ctx, traced := l.traces.commit(ctx, reconciler, s)
+	defer func() { traced(err) }()
 	ops := s.ops
 	if s.event != nil {
 		ops = append(ops, l.eventOp(s.event))
@@ -276,6 +282,7 @@ func (l *leader) commit(ctx context.Context, s step) error {
 	switch {
 	case fault.Is(err, fault.Busy):
 		l.behind = true
+		traced(err)
 		return l.lookAgain(ops)
 	case err != nil:
 		return err

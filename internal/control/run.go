@@ -7,6 +7,8 @@ import (
 	"log/slog"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/holdfast-io/holdfast/internal/fault"
 	"github.com/holdfast-io/holdfast/internal/obs"
 	"github.com/holdfast-io/holdfast/internal/state"
@@ -17,10 +19,11 @@ const Election = "control"
 
 // Options say who runs.
 type Options struct {
-	Node   string           // id of the node: who the leader is, and who says so in events
-	Log    *slog.Logger     // nil: nothing is logged
-	Now    func() time.Time // nil: time.Now
-	Random io.Reader        // of ids; nil: crypto/rand
+	Node   string               // id of the node: who the leader is, and who says so in events
+	Log    *slog.Logger         // nil: nothing is logged
+	Now    func() time.Time     // nil: time.Now
+	Random io.Reader            // of ids; nil: crypto/rand
+	Traces trace.TracerProvider // nil: nothing is traced
 }
 
 // retryEvery is how long is waited before trying again what the store refused.
@@ -61,7 +64,7 @@ func term(ctx context.Context, s state.Store, o Options, lead state.Leadership) 
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
 	defer func() { _ = lead.Resign() }() // if it can't be told, the lease runs out
-	l := &leader{store: s, still: lead.Op(), log: o.Log, now: o.Now, random: o.Random, node: o.Node}
+	l := &leader{store: s, still: lead.Op(), log: o.Log, now: o.Now, random: o.Random, node: o.Node, traces: newTracer(o.Traces)}
 	go func() {
 		select {
 		case <-lead.Lost():

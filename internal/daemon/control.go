@@ -64,6 +64,8 @@ func Control(ctx context.Context, o ChildOptions) error {
 		return err
 	}
 	defer store.Close()
+	thrifty()
+	go settle(ctx, log)
 	x := &controller{config: c, wallet: w, store: store, version: o.Version, log: log}
 	return x.run(ctx)
 }
@@ -119,7 +121,7 @@ func (x *controller) work(ctx context.Context, l *listeners) error {
 	group.Go(func() { x.renew(ctx) })
 	group.Go(func() { x.expel(ctx) })
 	group.Go(func() { x.dump(ctx) })
-	group.Go(func() { control.Run(ctx, x.store, control.Options{Node: x.node(), Log: x.log}) })
+	group.Go(func() { control.Run(ctx, x.store, control.Options{Node: x.node(), Log: x.log, Traces: traces}) })
 	if !x.config.external() {
 		group.Go(func() { x.steward().Run(ctx) })
 	}

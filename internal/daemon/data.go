@@ -120,6 +120,7 @@ func Data(ctx context.Context, o ChildOptions) error {
 		awaitRenewal(ctx, w)
 		cancel()
 	}()
+	go settle(ctx, o.Log)
 	id := w.Identity()
 	credentials := id.Credentials()
 	credentials.Removed = w.Removed

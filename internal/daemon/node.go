@@ -97,6 +97,7 @@ func (o *NodeOptions) supervise(ctx context.Context, id identity) error {
 	go control.watch(controlCtx)
 	go data.watch(dataCtx)
 	go o.announce(ctx, id)
+	go settle(ctx, o.Log)
 	go o.keepKeeper(ctx)
 	<-ctx.Done()
 	notify("STOPPING=1")

@@ -186,7 +186,8 @@ func (a *attachment) lookAfter(err error) time.Duration {
 		len(a.said.Conditions) > 0 || a.said.State != v1.AttachmentState_ATTACHMENT_STATE_ATTACHED {
 		return reportAttachment
 	}
-	return reportCalm
+	// All calm ones look at the same time, so that an idle machine wakes up once for them.
+	return reportCalm - a.d.node.loop.Now()%reportCalm
 }
 
 // complain logs an error, once while it stays the same.

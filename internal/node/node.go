@@ -128,7 +128,8 @@ func (n *Node) tick() {
 		p.roomAgain() // if it was said when the loop's inbox was full
 	}
 	n.late.drain()
-	n.clock.Set(now + n.o.ReplicaTimeout/6)
+	every := n.o.ReplicaTimeout / 6
+	n.clock.Set((now/every + 1) * every) // together with the heads, which tick at such times
 }
 
 // work runs f on a goroutine that Close waits for. Its context ends with the node.

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/holdfast-io/holdfast/internal/fault"
+	"github.com/holdfast-io/holdfast/internal/host"
 )
 
 // Main is the keeper's process: it serves the socket of --socket until it is told to
@@ -113,7 +114,11 @@ func hardened(group string, log func(string, ...any)) {
 			log("stays in the control group that it was started in: %v", err)
 		}
 	}
-	// On fault: only what it touches, not all of the program.
+	// On fault: only what it touches, not all of the program. What the start has touched, which
+	// is most of it, would be locked too.
+	if _, err := host.Unload(); err != nil {
+		log("all that the start needed is locked, too: %v", err)
+	}
 	if err := unix.Mlockall(unix.MCL_CURRENT | unix.MCL_FUTURE | unix.MCL_ONFAULT); err != nil {
 		log("memory can't be locked: %v", err)
 	}

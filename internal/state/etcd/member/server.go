@@ -46,8 +46,8 @@ type Options struct {
 // Settings for small clusters: what they keep in etcd is some megabytes, changed a few
 // times a second.
 const (
-	heartbeat       = 100 * time.Millisecond
-	election        = time.Second
+	heartbeat       = 200 * time.Millisecond // each wakes all members up, for as long as they live
+	election        = time.Second            // at least five heartbeats
 	quotaBytes      = 8 << 30
 	compactAfter    = "10m" // history for watches that were cut off
 	snapshotCount   = 5000
