@@ -23,7 +23,7 @@ func resident(t *testing.T) int {
 			return n
 		}
 	}
-	t.Skip("the kernel does not say")
+	t.Fatal("the kernel does not say")
 	return 0
 }
 
