@@ -29,6 +29,25 @@ const (
 	buckets            = bucketsPerDoubling * doublings
 )
 
+// Since returns what was done after before was taken, of the same front end.
+func (s Stats) Since(before Stats) Stats {
+	s.Read, s.Write = s.Read.since(before.Read), s.Write.since(before.Write)
+	s.Zero, s.Flush = s.Zero.since(before.Zero), s.Flush.since(before.Flush)
+	s.Again -= before.Again
+	s.Malformed -= before.Malformed
+	return s
+}
+
+func (s OpStats) since(before OpStats) OpStats {
+	s.Bytes -= before.Bytes
+	s.Errors -= before.Errors
+	s.Latency.Sum -= before.Latency.Sum
+	for i := range s.Latency.Counts {
+		s.Latency.Counts[i] -= before.Latency.Counts[i]
+	}
+	return s
+}
+
 // Histogram counts durations. Its buckets grow by a fifth or so, which is how exact
 // a quantile is.
 type Histogram struct {

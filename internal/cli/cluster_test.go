@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"flag"
 	"fmt"
 	"os"
@@ -9,6 +10,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	v1 "github.com/holdfast-io/holdfast/api/holdfast/v1"
 	"github.com/holdfast-io/holdfast/internal/server/servertest"
@@ -27,9 +31,21 @@ type terminal struct {
 func newTerminal(t *testing.T) *terminal {
 	t.Helper()
 	t.Setenv("HOLDFAST_ADDRESS", "")
-	s := &terminal{t: t, Cluster: servertest.Start(t, servertest.Options{Now: func() time.Time { return servertest.Then }})}
+	s := &terminal{t: t, Cluster: servertest.Start(t, servertest.Options{Now: func() time.Time { return servertest.Then }, NodeID: servertest.NodeID(1), Devices: devices{}})}
 	s.Stage.Nodes(3)
 	return s
+}
+
+// devices are those of the first node, as a test would have them.
+type devices struct{}
+
+// Stats is server.Devices.Stats.
+func (devices) Stats(_ context.Context, volume string, over time.Duration) (*v1.VolumeStats, error) {
+	took := func(d time.Duration) *durationpb.Duration { return durationpb.New(d) }
+	return &v1.VolumeStats{VolumeId: volume, NodeId: servertest.NodeID(1), At: timestamppb.New(servertest.Then), Over: took(over + 500*time.Microsecond), InFlight: 3, Operations: []*v1.OperationStats{
+		{Operation: "read", Count: 12345, Bytes: 12345 << 12, PerSecond: 12345, BytesPerSecond: 12345 << 12, Mean: took(81234), P50: took(80 * time.Microsecond), P99: took(320 * time.Microsecond), P999: took(1792 * time.Microsecond),
+			Latencies: []*v1.LatencyBucket{{Below: took(80 * time.Microsecond), Count: 9000}, {Below: took(1792 * time.Microsecond), Count: 3345}}},
+		{Operation: "write"}, {Operation: "flush"}, {Operation: "zero"}}}, nil
 }
 
 // run runs a command on the cluster, and writes down what it printed.
@@ -46,7 +62,7 @@ func (s *terminal) run(line string) result {
 
 var (
 	uuid  = regexp.MustCompile(`[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|r[0-9a-f]{7}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}`)
-	count = regexp.MustCompile(`revision: "\d+"`) // of commits, which come as they come
+	count = regexp.MustCompile(`([rR])evision: "\d+"`) // of commits, which come as they come
 	blank = regexp.MustCompile(`(?m) +$`)
 )
 
@@ -61,7 +77,7 @@ func (s *terminal) matches(name string) {
 		return seen[id]
 	})
 	text = blank.ReplaceAllString(strings.ReplaceAll(text, s.Socket, "/run/holdfast/api.sock"), "")
-	text = count.ReplaceAllString(text, `revision: "<n>"`)
+	text = count.ReplaceAllString(text, `${1}evision: "<n>"`)
 	path := filepath.Join("testdata", "golden", name+".txt")
 	if *golden {
 		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
@@ -97,6 +113,11 @@ func TestVolumesOnTheCommandLine(t *testing.T) {
 	s.run("volume unmount db")
 	s.run("volume mount db /mnt/other")
 	s.run("volume usage db")
+	s.run("volume stats db")
+	s.run("volume stats db --total -o json")
+	s.run("volume stats db --over 2h")
+	s.run("volume stats db --watch --total")
+	s.run("volume stats web")
 	s.run("volume get db -o yaml")
 	s.run("volume detach db")
 	s.run("volume move db --from n1 --to n9")

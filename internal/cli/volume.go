@@ -25,7 +25,7 @@ Volumes are named by name or by id.`,
 	})
 	cmd.AddCommand(newVolumeCreate(r), newVolumeList(r), newVolumeGet(r), newVolumeUpdate(r), newVolumeDelete(r), newVolumeRestore(r),
 		newVolumePurge(r), newVolumeAttach(r), newVolumeExport(r), newVolumeDetach(r), newVolumeMount(r), newVolumeUnmount(r), newVolumeAbort(r),
-		newVolumeMove(r), newVolumeAcceptLoss(r), newVolumeUsage(r))
+		newVolumeMove(r), newVolumeAcceptLoss(r), newVolumeUsage(r), newVolumeStats(r))
 	return cmd
 }
 

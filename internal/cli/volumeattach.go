@@ -43,6 +43,20 @@ func (r *remote) printAttachment(ctx context.Context, c *client.Client, a *v1.At
 	return printOne(r.out, a, attachmentColumns(nodeNames(ctx, c), volume), func(t *table) { conditions(t, a.GetStatus().GetConditions()) })
 }
 
+// attaches is what commands do that attach the volume which they are given, as q says.
+func (r *remote) attaches(q *v1.AttachRequest, w *waiting) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, args []string) error {
+		return r.do(cmd, func(ctx context.Context, c *client.Client) error {
+			q.Volume, q.Wait = args[0], w.proto()
+			a, err := c.Attachments.Attach(ctx, q)
+			if err != nil {
+				return err
+			}
+			return r.printAttachment(ctx, c, a, args[0])
+		})
+	}
+}
+
 func newVolumeAttach(r *remote) *cobra.Command {
 	q := &v1.AttachRequest{}
 	var w waiting
@@ -54,21 +68,16 @@ names. With --mount its filesystem is mounted there; the first time it is made.
 
 A volume is attached to one node at a time. From a node that is dead it is taken
 once that node's leases have ended, which takes some seconds. With --force it is
-taken from a node that lives, too, whose users then get I/O errors.`,
+taken from a node that lives, too, whose users then get I/O errors.
+
+One that is attached already is looked at. If its device has ended, because all
+processes of its node died, the node makes it anew and mounts it by itself, and
+the command waits for that.`,
 		Example: `  holdfast volume attach db
   holdfast volume attach db --node n2 --mount /mnt/db
   holdfast volume attach db --node n3 --force`,
 		Args: exactly("VOLUME"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return r.do(cmd, func(ctx context.Context, c *client.Client) error {
-				q.Volume, q.Wait = args[0], w.proto()
-				a, err := c.Attachments.Attach(ctx, q)
-				if err != nil {
-					return err
-				}
-				return r.printAttachment(ctx, c, a, args[0])
-			})
-		},
+		RunE: r.attaches(q, &w),
 	}
 	f := cmd.Flags()
 	f.StringVar(&q.Node, "node", "", "the `node`; else the one that is asked")
@@ -104,16 +113,7 @@ anew go on.`,
   nbdcopy image.raw 'nbd+unix:///db?socket=/run/holdfast/export/db.sock'
   qemu-img convert -O raw image.qcow2 'nbd+unix:///db?socket=/run/holdfast/export/db.sock' -n`,
 		Args: exactly("VOLUME"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return r.do(cmd, func(ctx context.Context, c *client.Client) error {
-				q.Volume, q.Wait = args[0], w.proto()
-				a, err := c.Attachments.Attach(ctx, q)
-				if err != nil {
-					return err
-				}
-				return r.printAttachment(ctx, c, a, args[0])
-			})
-		},
+		RunE: r.attaches(q, &w),
 	}
 	f := cmd.Flags()
 	f.StringVar(&q.Node, "node", "", "the `node`; else the one that is asked")

@@ -113,7 +113,7 @@ func (x *controller) work(ctx context.Context, l *listeners) error {
 	}
 	defer func() { _ = flush(context.WithoutCancel(ctx)) }() // what can't be sent is lost: it is only for looking
 	api := server.New(ctx, server.Options{Store: x.store, Traces: traces, NodeID: x.node(), Version: x.version, Trust: x.trustee,
-		Metadata: x.metadata(), Blocks: blocks{x.config.debugSocket()}, Others: &others{wallet: x.wallet}, Leases: leases{x.config.debugSocket(), x.wallet, link.NewPool(link.PoolLimits{})}, Data: x.config.debugSocket(), Log: x.log})
+		Metadata: x.metadata(), Blocks: blocks{x.config.debugSocket()}, Others: &others{wallet: x.wallet}, Devices: devices{x.config.debugSocket()}, Leases: leases{x.config.debugSocket(), x.wallet, link.NewPool(link.PoolLimits{})}, Data: x.config.debugSocket(), Log: x.log})
 	serving := l.serve(ctx, api)
 	var group sync.WaitGroup
 	group.Go(func() { x.enroll(ctx) })

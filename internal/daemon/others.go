@@ -18,6 +18,23 @@ type others struct {
 
 // Snapshots is server.Others.Snapshots.
 func (o *others) Snapshots(address string) (holdfastv1connect.SnapshotServiceClient, error) {
+	c, err := o.of(address)
+	if err != nil {
+		return nil, err
+	}
+	return c.Snapshots, nil
+}
+
+// Volumes is server.Others.Volumes.
+func (o *others) Volumes(address string) (holdfastv1connect.VolumeServiceClient, error) {
+	c, err := o.of(address)
+	if err != nil {
+		return nil, err
+	}
+	return c.Volumes, nil
+}
+
+func (o *others) of(address string) (*client.Client, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	c := o.clients[address]
@@ -31,5 +48,5 @@ func (o *others) Snapshots(address string) (holdfastv1connect.SnapshotServiceCli
 		}
 		o.clients[address] = c
 	}
-	return c.Snapshots, nil
+	return c, nil
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/holdfast-io/holdfast/internal/attach"
 	"github.com/holdfast-io/holdfast/internal/attach/frontend"
 	"github.com/holdfast-io/holdfast/internal/attach/fuse"
+	"github.com/holdfast-io/holdfast/internal/attach/keeper"
 	"github.com/holdfast-io/holdfast/internal/attach/mount"
 	"github.com/holdfast-io/holdfast/internal/block"
 	"github.com/holdfast-io/holdfast/internal/coordinator"
@@ -33,6 +34,7 @@ type attachment struct {
 	said *v1.AttachmentStatus
 
 	kind       frontend.Kind      // of show
+	keptBy     *keeper.Client     // whose keeper has show
 	export     *exported          // where clients find show, if that is an export
 	name       string             // of the volume, as show has it
 	snapshot   bool               // show is of a snapshot
@@ -46,6 +48,7 @@ type attachment struct {
 	dead       string             // name of a device that serves nobody any more, and may be mounted still
 	unsaid     bool               // there is more to say than could be said
 	unchanged  string             // why the volume is not what is wished for
+	answered   state.Revision     // of the wish that was carried out last, or failed
 
 	thawed      bool                 // it was looked whether the process before this one left it frozen
 	groups      map[string]time.Time // snapshots of groups that wait for the others, since when
@@ -55,6 +58,7 @@ type attachment struct {
 	mu     sync.Mutex
 	wanted wish
 	front  attach.Frontend // show, for those who look
+	since  time.Time       // when this process began to serve front
 	leaves bool
 	runs   bool          // of attachments
 	news   chan struct{} // has a value when wanted or leaves changed
@@ -150,7 +154,7 @@ func (a *attachment) run() {
 	a.remember()
 	for {
 		w := a.wished()
-		err := a.bring(w)
+		err := a.carryOut(w)
 		if a.leaving() {
 			a.handOver()
 			a.d.show.gone(a)
@@ -177,6 +181,21 @@ func (a *attachment) run() {
 		}
 		look.Stop()
 	}
+}
+
+// carryOut does what is missing for a wish, and notes that it was looked at.
+func (a *attachment) carryOut(w wish) error {
+	select {
+	case <-a.ended(): // it may have, though the news that were taken are others
+		a.deviceGone()
+	default:
+	}
+	err := a.keep()
+	if brought := a.bring(w); brought != nil {
+		err = brought
+	}
+	a.answered = w.revision
+	return err
 }
 
 // lookAfter is how long to wait before looking again when there is no news: long where
@@ -425,6 +444,34 @@ func (a *attachment) serve(d frontend.Device, of *v1.SnapshotStatus) error {
 	return nil
 }
 
+// kept is a front end whose device a keeper holds on to.
+type kept interface {
+	// Keep puts the device into another keeper, after the one before was lost. Until that is
+	// done the device ends with this process.
+	Keep(context.Context, *keeper.Client) error
+}
+
+// keepTimeout is how long a keeper may take to answer.
+const keepTimeout = 10 * time.Second
+
+// keep puts the device into the node's keeper, if that is another one than has it: one
+// that died.
+func (a *attachment) keep() error {
+	f, ok := a.show.(kept)
+	k := a.d.keeper()
+	if !ok || a.keptBy == k {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(a.d.ctx, keepTimeout)
+	defer cancel()
+	if err := f.Keep(ctx, k); err != nil {
+		return err
+	}
+	a.keptBy = k
+	a.log.Info("another keeper holds on to the device", "pid", k.PID())
+	return nil
+}
+
 // start makes a front end and starts it.
 func (a *attachment) start(k frontend.Kind, o attach.Options) (attach.Frontend, error) {
 	shared, err := a.d.shared()
@@ -447,6 +494,7 @@ func (a *attachment) start(k frontend.Kind, o attach.Options) (attach.Frontend, 
 		a.unexport()
 		return nil, err
 	}
+	a.keptBy = c.Keeper
 	return f, nil
 }
 
@@ -623,7 +671,7 @@ func (a *attachment) showing(f attach.Frontend) {
 		a.unexport()
 	}
 	a.mu.Lock()
-	a.front = f
+	a.front, a.since = f, time.Now()
 	a.mu.Unlock()
 }
 

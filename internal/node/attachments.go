@@ -32,6 +32,7 @@ type wish struct {
 	volume     *v1.Volume
 	attach     *v1.AttachmentSpec  // nil: only its head runs, while it is tended here
 	assignment *statepb.Assignment // where its replicas are to be
+	revision   state.Revision      // of the attachment
 }
 
 func (w wish) nothing() bool { return w.volume == nil }
@@ -157,6 +158,7 @@ func (a *attachments) wish(id string) wish {
 		if at.Value.Spec.GetNodeId() != a.node {
 			return wish{}
 		}
+		w.revision = at.Revision
 		if w.attach = at.Value.Spec; w.attach.Frontend == "none" {
 			w.attach = nil
 		}
@@ -182,6 +184,15 @@ func (a *attachments) tell(id string, w wish) {
 	}
 	at.wishFor(w)
 	a.start(at)
+}
+
+// lookAgain has all look at what there is to do.
+func (a *attachments) lookAgain() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, at := range a.list {
+		at.wake()
+	}
 }
 
 // start runs the attachment, unless it runs.

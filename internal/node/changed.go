@@ -1,15 +1,10 @@
 package node
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"io"
-	"net"
 	"net/http"
-	"strconv"
-
-	"google.golang.org/protobuf/encoding/protojson"
 
 	v1 "github.com/holdfast-io/holdfast/api/holdfast/v1"
 	"github.com/holdfast-io/holdfast/internal/block"
@@ -122,50 +117,17 @@ func (d *daemon) changedPage(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	answer, err := d.changed(r.Context(), q)
-	if err != nil {
-		w.Header().Set(kindHeader, strconv.Itoa(int(fault.KindOf(err))))
-		http.Error(w, err.Error(), http.StatusConflict)
-		return
-	}
-	raw, err := protojson.Marshal(answer)
-	if err != nil {
-		http.Error(w, err.Error(), http.StatusInternalServerError)
-		return
-	}
-	_, _ = w.Write(raw) // who has gone needs no answer
+	answerPage(w, answer, err)
 }
-
-// kindHeader carries the kind of an error between two processes of one build.
-const kindHeader = "Holdfast-Fault"
 
 // Changed asks the data process whose debug socket that is. fault.NotFound: the node has
 // no replica of the volume.
 func Changed(ctx context.Context, socket string, q ChangedQuery) (*v1.ListChangedBlocksResponse, error) {
 	const op = "node.Changed"
-	c := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return (&net.Dialer{}).DialContext(ctx, "unix", socket)
-	}}}
 	raw, err := json.Marshal(q)
 	if err != nil {
 		return nil, fault.Wrap(op, err)
 	}
-	r, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://data/changed", bytes.NewReader(raw))
-	if err != nil {
-		return nil, fault.Wrap(op, err)
-	}
-	got, err := c.Do(r)
-	if err != nil {
-		return nil, fault.Errorf(op, fault.Unavailable, "the data process does not answer: %w", err)
-	}
-	defer got.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(got.Body, 4<<20))
-	if err != nil {
-		return nil, fault.Errorf(op, fault.Unavailable, "the data process: %w", err)
-	}
-	if got.StatusCode != http.StatusOK {
-		kind, _ := strconv.Atoi(got.Header.Get(kindHeader)) // 0 is Unknown
-		return nil, fault.Errorf(op, fault.Kind(kind), "%s", body)
-	}
 	answer := &v1.ListChangedBlocksResponse{}
-	return answer, fault.Wrap(op, protojson.Unmarshal(body, answer))
+	return answer, askPage(ctx, op, page{socket: socket, path: "/changed", body: raw}, answer)
 }

@@ -23,6 +23,7 @@ import (
 //	/debug/volumes/NAME   all that the volume's coordinator knows, as text
 //	/changed              what differs between snapshots: see Changed
 //	/vacant/ID            whether nobody has a lease of a volume's replica here: see Vacant
+//	/stats/ID             what I/O a volume has: see Stats
 func (d *daemon) debugPages(ctx context.Context) {
 	_ = os.Remove(d.o.Debug) // a process that was killed leaves it
 	old, err := net.Listen("unix", d.o.Debug)
@@ -41,6 +42,7 @@ func (d *daemon) debugPages(ctx context.Context) {
 	mux.HandleFunc("GET /debug/volumes/{name}", d.showVolume)
 	mux.HandleFunc("POST /changed", d.changedPage)
 	mux.HandleFunc("GET /vacant/{id}", d.vacantPage)
+	mux.HandleFunc("GET /stats/{id}", d.statsPage)
 	s := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
 	stop := context.AfterFunc(ctx, func() { _ = s.Close() })
 	defer stop()

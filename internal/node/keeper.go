@@ -10,9 +10,9 @@ import (
 // keeperAgain is the pause between two attempts to reach a keeper.
 const keeperAgain = 200 * time.Millisecond
 
-// keep holds on to the node's keeper: when the one there was has gone, the next is used for
-// devices that are made from then on. Those that are there already go on while this
-// process lives, and end with it: only the keeper that went could have handed them over.
+// keep holds on to the node's keeper: when the one there was has died, the next is used.
+// Devices go on, and are put into it: see attachment.keep. Only those whose data process
+// dies as well before that is done are lost with the keeper.
 func (d *daemon) keep(ctx context.Context) {
 	for {
 		select {
@@ -20,11 +20,12 @@ func (d *daemon) keep(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		d.o.Log.Warn("the keeper is gone: devices that are there now last as long as this process", "socket", d.o.Keeper)
+		d.o.Log.Warn("the keeper is gone: until there is another one, devices last only as long as this process", "socket", d.o.Keeper)
 		if !d.nextKeeper(ctx) {
 			return
 		}
 		d.o.Log.Info("there is a keeper again", "pid", d.keeper().PID())
+		d.show.lookAgain()
 	}
 }
 

@@ -22,6 +22,7 @@ import (
 	"github.com/holdfast-io/holdfast/internal/attach/errand"
 	"github.com/holdfast-io/holdfast/internal/attach/keeper"
 	"github.com/holdfast-io/holdfast/internal/block"
+	"github.com/holdfast-io/holdfast/internal/fault"
 	"github.com/holdfast-io/holdfast/internal/host/patiently"
 	"github.com/holdfast-io/holdfast/internal/pool"
 	"github.com/holdfast-io/holdfast/internal/spec"
@@ -206,6 +207,7 @@ func TestVolumeIsADeviceThroughARestart(t *testing.T) {
 			t.Errorf("%s lacks %q:\n%s", page, want, got)
 		}
 	}
+	m.measures(id)
 	m.stop()
 	m.start()
 	await(m, state.AttachStatuses, id, attached)
@@ -219,6 +221,24 @@ func TestVolumeIsADeviceThroughARestart(t *testing.T) {
 	}
 	if r, err := state.Records.Get(t.Context(), m.store, id); err != nil || r.Value.OwnerNodeId != "" {
 		t.Errorf("the record says %v, %v: the volume was not given back", r.Value, err)
+	}
+}
+
+// measures looks at the figures of a volume that was written.
+func (m *machine) measures(id string) {
+	m.t.Helper()
+	total, err := Stats(m.t.Context(), m.o.Debug, StatsQuery{Volume: id})
+	must(m.t, err)
+	if w := total.Operations[1]; w.Operation != "write" || w.Count == 0 || w.Bytes == 0 || w.PerSecond <= 0 || w.P50.AsDuration() <= 0 || w.P50.AsDuration() > w.P999.AsDuration() || len(w.Latencies) == 0 {
+		m.t.Errorf("writes are measured as %v", w)
+	}
+	now, err := Stats(m.t.Context(), m.o.Debug, StatsQuery{Volume: id, Over: time.Millisecond})
+	must(m.t, err)
+	if w := now.Operations[1]; w.Count != 0 || w.P50 != nil || len(w.Latencies) != 0 {
+		m.t.Errorf("nobody writes, and it is measured as %v", w)
+	}
+	if _, err := Stats(m.t.Context(), m.o.Debug, StatsQuery{Volume: "another"}); !fault.Is(err, fault.NotFound) {
+		m.t.Errorf("of another volume: %v", err)
 	}
 }
 

@@ -16,7 +16,8 @@ import (
 
 // status returns what can be said of an attachment now.
 func (a *attachment) status(w wish, problem error) *v1.AttachmentStatus {
-	s := &v1.AttachmentStatus{NodeId: a.d.o.Node.String(), State: v1.AttachmentState_ATTACHMENT_STATE_ATTACHING}
+	s := &v1.AttachmentStatus{NodeId: a.d.o.Node.String(), State: v1.AttachmentState_ATTACHMENT_STATE_ATTACHING,
+		OfRevision: int64(a.answered)}
 	serving := false
 	if h := a.head; h != nil {
 		a.d.node.do(func() {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 
 	"github.com/holdfast-io/holdfast/internal/fault"
@@ -29,16 +28,9 @@ func (d *daemon) vacantPage(w http.ResponseWriter, r *http.Request) {
 // volume's replica on its node: see replica.Vacant. fault.NotFound: there is none.
 func Vacant(ctx context.Context, socket, volume string) (bool, error) {
 	const op = "node.Vacant"
-	c := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return (&net.Dialer{}).DialContext(ctx, "unix", socket)
-	}}}
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://data/vacant/"+volume, nil)
+	got, err := page{socket: socket, path: "/vacant/" + volume}.get(ctx, op)
 	if err != nil {
-		return false, fault.Wrap(op, err)
-	}
-	got, err := c.Do(r)
-	if err != nil {
-		return false, fault.Errorf(op, fault.Unavailable, "the data process does not answer: %w", err)
+		return false, err
 	}
 	defer got.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(got.Body, 1<<10))

@@ -111,7 +111,19 @@ func (s *attachments) attach(ctx context.Context, volume state.Entry[*v1.Volume]
 		case err != nil:
 			return unreachableIf(err)
 		case sameAttachment(want, have.Value.GetSpec()):
-			return s.view.attachments.Reach(ctx, have.Revision)
+			if !s.said(volume.ID) {
+				return s.view.attachments.Reach(ctx, have.Revision)
+			}
+			// The same once more, so that its node looks and says how it is: what it said last
+			// may be of a device that has ended with it since.
+			at, err := s.commit(ctx, append(t.while, state.Attachments.Replace(volume.ID, have.Value, have.Revision))...)
+			switch {
+			case fault.Is(err, fault.Busy) && len(t.while) == 0:
+				continue
+			case err != nil:
+				return err
+			}
+			return s.view.attachments.Reach(ctx, at)
 		default:
 			if err := s.mayReplace(volume, have.Value.GetSpec(), want, t); err != nil {
 				return err
@@ -132,6 +144,15 @@ func (s *attachments) attach(ctx context.Context, volume state.Entry[*v1.Volume]
 		return s.view.attachments.Reach(ctx, at)
 	}
 	return fault.Errorf("server", fault.Busy, "volume %s was not attached: %w", volume.Value.Meta.Name, errTooBusy)
+}
+
+// said reports whether a node has said how it did with a volume's attachment, well or not.
+func (s *attachments) said(volume string) bool {
+	switch s.view.device(volume).GetState() {
+	case v1.AttachmentState_ATTACHMENT_STATE_ATTACHED, v1.AttachmentState_ATTACHMENT_STATE_FAILED:
+		return true
+	}
+	return false
 }
 
 // again reads a volume that changed meanwhile.
@@ -207,6 +228,9 @@ func (s *attachments) attachedYet(volume string, want *v1.AttachmentSpec) (bool,
 		return false, "", fault.Errorf("server", fault.Precondition, "somebody detached it meanwhile")
 	}
 	why := words(a.Status.Conditions, "its node is at it")
+	if of := a.Status.OfRevision; of != 0 && of < a.Revision && s.view.up(want.NodeId) {
+		return false, "its node has not looked at it yet", nil
+	}
 	switch a.Status.State {
 	case v1.AttachmentState_ATTACHMENT_STATE_ATTACHED:
 		if a.Status.MountPath == want.MountPath {

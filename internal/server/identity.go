@@ -79,6 +79,7 @@ var needs = map[string]v1.Role{
 	c1.VolumeServiceMoveReplicaProcedure:    v1.Role_ROLE_ADMIN,
 	c1.VolumeServiceAcceptDataLossProcedure: v1.Role_ROLE_ADMIN,
 	c1.VolumeServiceGetVolumeUsageProcedure: v1.Role_ROLE_VIEWER,
+	c1.VolumeServiceGetVolumeStatsProcedure: v1.Role_ROLE_VIEWER,
 
 	c1.AttachmentServiceAttachProcedure:           v1.Role_ROLE_USER,
 	c1.AttachmentServiceDetachProcedure:           v1.Role_ROLE_USER,

@@ -38,6 +38,7 @@ type Options struct {
 	Blocks   ChangedBlocks // nil: there are no replicas on this node
 	Others   Others        // nil: other nodes are not asked
 	Leases   Leases        // nil: nothing is known of leases
+	Devices  Devices       // nil: nothing is attached to this node
 	Metadata Metadata      // how the store does; nil: nothing is known but whether it answers
 
 	// Data is the socket of the data process of this server's node. Its metrics are shown
@@ -83,6 +84,14 @@ type ChangedBlocks interface {
 // Others reaches the API of other nodes, as this node.
 type Others interface {
 	Snapshots(address string) (holdfastv1connect.SnapshotServiceClient, error)
+	Volumes(address string) (holdfastv1connect.VolumeServiceClient, error)
+}
+
+// Devices knows of what is attached to this server's node.
+type Devices interface {
+	// Stats says what I/O a volume has from now on for so long, or, for 0, has had. fault.NotFound:
+	// it is not attached to this node.
+	Stats(ctx context.Context, volume string, over time.Duration) (*v1.VolumeStats, error)
 }
 
 // Leases knows of the leases that replicas on this server's node have granted.

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"encoding/json"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -67,10 +68,17 @@ func (c *cluster) exports(t *testing.T) {
 	must(t, client.Start())
 	ended := make(chan error, 1)
 	go func() { ended <- client.Wait() }()
-	c.await("the client writes", func(ctx context.Context) bool {
-		out, err := exec.CommandContext(ctx, "curl", "-s", "--unix-socket", n1.path("run/api.sock"), "http://x/metrics").Output()
-		return err == nil && strings.Contains(string(out), `holdfast_volume_io_bytes_total{op="write",volume="image"} `) &&
-			!strings.Contains(string(out), `holdfast_volume_io_bytes_total{op="write",volume="image"} 0`)
+	c.await("the client writes, as another node says", func(context.Context) bool {
+		out, err := n2.cli("volume", "stats", "image", "--total", "-o", "json")
+		var stats struct {
+			Operations []struct{ Operation, Count, P99 string }
+		}
+		c.saw = out
+		if err != nil || json.Unmarshal([]byte(out), &stats) != nil || len(stats.Operations) != 4 {
+			return false
+		}
+		write := stats.Operations[1]
+		return write.Operation == "write" && write.Count != "" && write.P99 != ""
 	})
 	device := n2.take("image", "").Status.Device
 	select {

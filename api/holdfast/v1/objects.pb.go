@@ -1997,6 +1997,7 @@ type AttachmentStatus struct {
 	SizeBytes     int64                  `protobuf:"varint,10,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`         // of the device, and of the filesystem that is mounted from it by Holdfast
 	Address       string                 `protobuf:"bytes,11,opt,name=address,proto3" json:"address,omitempty"`                               // of an export: nbd+unix:///db?socket=PATH, or nbds://HOST:PORT/db
 	MountRefused  string                 `protobuf:"bytes,12,opt,name=mount_refused,json=mountRefused,proto3" json:"mount_refused,omitempty"` // where its filesystem can't be mounted before somebody has mended what the conditions say
+	OfRevision    int64                  `protobuf:"varint,13,opt,name=of_revision,json=ofRevision,proto3" json:"of_revision,omitempty"`      // of the attachment, that this answers: what was asked since, it says nothing about; 0 is not known
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2113,6 +2114,13 @@ func (x *AttachmentStatus) GetMountRefused() string {
 		return x.MountRefused
 	}
 	return ""
+}
+
+func (x *AttachmentStatus) GetOfRevision() int64 {
+	if x != nil {
+		return x.OfRevision
+	}
+	return 0
 }
 
 type IOStats struct {
@@ -3617,7 +3625,7 @@ const file_holdfast_v1_objects_proto_rawDesc = "" +
 	" \x01(\v2\x13.holdfast.v1.ExportR\x06export\"8\n" +
 	"\x06Export\x12\x16\n" +
 	"\x06socket\x18\x01 \x01(\tR\x06socket\x12\x16\n" +
-	"\x06listen\x18\x02 \x01(\tR\x06listen\"\xc2\x03\n" +
+	"\x06listen\x18\x02 \x01(\tR\x06listen\"\xe3\x03\n" +
 	"\x10AttachmentStatus\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x122\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x1c.holdfast.v1.AttachmentStateR\x05state\x12\x16\n" +
@@ -3635,7 +3643,9 @@ const file_holdfast_v1_objects_proto_rawDesc = "" +
 	"size_bytes\x18\n" +
 	" \x01(\x03R\tsizeBytes\x12\x18\n" +
 	"\aaddress\x18\v \x01(\tR\aaddress\x12#\n" +
-	"\rmount_refused\x18\f \x01(\tR\fmountRefused\"\xf2\x01\n" +
+	"\rmount_refused\x18\f \x01(\tR\fmountRefused\x12\x1f\n" +
+	"\vof_revision\x18\r \x01(\x03R\n" +
+	"ofRevision\"\xf2\x01\n" +
 	"\aIOStats\x12\x14\n" +
 	"\x05reads\x18\x01 \x01(\x04R\x05reads\x12\x16\n" +
 	"\x06writes\x18\x02 \x01(\x04R\x06writes\x12\x18\n" +

@@ -1273,6 +1273,322 @@ func (x *SnapshotUsage) GetSharedBytes() int64 {
 	return 0
 }
 
+type GetVolumeStatsRequest struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Volume string                 `protobuf:"bytes,1,opt,name=volume,proto3" json:"volume,omitempty"` // name or id
+	// What is done from now on for so long, a minute at most, which the answer takes. Absent: all
+	// that was done since the node's data process has served the device.
+	Over          *durationpb.Duration `protobuf:"bytes,2,opt,name=over,proto3" json:"over,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetVolumeStatsRequest) Reset() {
+	*x = GetVolumeStatsRequest{}
+	mi := &file_holdfast_v1_volume_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetVolumeStatsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetVolumeStatsRequest) ProtoMessage() {}
+
+func (x *GetVolumeStatsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_volume_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetVolumeStatsRequest.ProtoReflect.Descriptor instead.
+func (*GetVolumeStatsRequest) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_volume_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *GetVolumeStatsRequest) GetVolume() string {
+	if x != nil {
+		return x.Volume
+	}
+	return ""
+}
+
+func (x *GetVolumeStatsRequest) GetOver() *durationpb.Duration {
+	if x != nil {
+		return x.Over
+	}
+	return nil
+}
+
+type VolumeStats struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	VolumeId      string                 `protobuf:"bytes,1,opt,name=volume_id,json=volumeId,proto3" json:"volume_id,omitempty"`
+	NodeId        string                 `protobuf:"bytes,2,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`        // where it is attached
+	At            *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=at,proto3" json:"at,omitempty"`                              // the end of what it is about
+	Over          *durationpb.Duration   `protobuf:"bytes,4,opt,name=over,proto3" json:"over,omitempty"`                          // how long that is
+	InFlight      int64                  `protobuf:"varint,5,opt,name=in_flight,json=inFlight,proto3" json:"in_flight,omitempty"` // requests that are being carried out, at that end
+	Operations    []*OperationStats      `protobuf:"bytes,6,rep,name=operations,proto3" json:"operations,omitempty"`              // read, write, flush and zero, in this order
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VolumeStats) Reset() {
+	*x = VolumeStats{}
+	mi := &file_holdfast_v1_volume_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VolumeStats) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VolumeStats) ProtoMessage() {}
+
+func (x *VolumeStats) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_volume_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VolumeStats.ProtoReflect.Descriptor instead.
+func (*VolumeStats) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_volume_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *VolumeStats) GetVolumeId() string {
+	if x != nil {
+		return x.VolumeId
+	}
+	return ""
+}
+
+func (x *VolumeStats) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *VolumeStats) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+func (x *VolumeStats) GetOver() *durationpb.Duration {
+	if x != nil {
+		return x.Over
+	}
+	return nil
+}
+
+func (x *VolumeStats) GetInFlight() int64 {
+	if x != nil {
+		return x.InFlight
+	}
+	return 0
+}
+
+func (x *VolumeStats) GetOperations() []*OperationStats {
+	if x != nil {
+		return x.Operations
+	}
+	return nil
+}
+
+type OperationStats struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Operation      string                 `protobuf:"bytes,1,opt,name=operation,proto3" json:"operation,omitempty"` // read, write, flush, or zero, which discards are, too
+	Count          uint64                 `protobuf:"varint,2,opt,name=count,proto3" json:"count,omitempty"`
+	Bytes          uint64                 `protobuf:"varint,3,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	Errors         uint64                 `protobuf:"varint,4,opt,name=errors,proto3" json:"errors,omitempty"` // of count, those that failed
+	PerSecond      float64                `protobuf:"fixed64,5,opt,name=per_second,json=perSecond,proto3" json:"per_second,omitempty"`
+	BytesPerSecond float64                `protobuf:"fixed64,6,opt,name=bytes_per_second,json=bytesPerSecond,proto3" json:"bytes_per_second,omitempty"`
+	// How long requests took: on average, and what so many of them took at most. Exact to a
+	// fifth; absent when there were none.
+	Mean          *durationpb.Duration `protobuf:"bytes,7,opt,name=mean,proto3" json:"mean,omitempty"`
+	P50           *durationpb.Duration `protobuf:"bytes,8,opt,name=p50,proto3" json:"p50,omitempty"`
+	P99           *durationpb.Duration `protobuf:"bytes,9,opt,name=p99,proto3" json:"p99,omitempty"`
+	P999          *durationpb.Duration `protobuf:"bytes,10,opt,name=p999,proto3" json:"p999,omitempty"`
+	Latencies     []*LatencyBucket     `protobuf:"bytes,11,rep,name=latencies,proto3" json:"latencies,omitempty"` // all of them, the shortest first; empty buckets are left out
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OperationStats) Reset() {
+	*x = OperationStats{}
+	mi := &file_holdfast_v1_volume_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OperationStats) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OperationStats) ProtoMessage() {}
+
+func (x *OperationStats) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_volume_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OperationStats.ProtoReflect.Descriptor instead.
+func (*OperationStats) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_volume_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *OperationStats) GetOperation() string {
+	if x != nil {
+		return x.Operation
+	}
+	return ""
+}
+
+func (x *OperationStats) GetCount() uint64 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+func (x *OperationStats) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *OperationStats) GetErrors() uint64 {
+	if x != nil {
+		return x.Errors
+	}
+	return 0
+}
+
+func (x *OperationStats) GetPerSecond() float64 {
+	if x != nil {
+		return x.PerSecond
+	}
+	return 0
+}
+
+func (x *OperationStats) GetBytesPerSecond() float64 {
+	if x != nil {
+		return x.BytesPerSecond
+	}
+	return 0
+}
+
+func (x *OperationStats) GetMean() *durationpb.Duration {
+	if x != nil {
+		return x.Mean
+	}
+	return nil
+}
+
+func (x *OperationStats) GetP50() *durationpb.Duration {
+	if x != nil {
+		return x.P50
+	}
+	return nil
+}
+
+func (x *OperationStats) GetP99() *durationpb.Duration {
+	if x != nil {
+		return x.P99
+	}
+	return nil
+}
+
+func (x *OperationStats) GetP999() *durationpb.Duration {
+	if x != nil {
+		return x.P999
+	}
+	return nil
+}
+
+func (x *OperationStats) GetLatencies() []*LatencyBucket {
+	if x != nil {
+		return x.Latencies
+	}
+	return nil
+}
+
+type LatencyBucket struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Below         *durationpb.Duration   `protobuf:"bytes,1,opt,name=below,proto3" json:"below,omitempty"` // and not below the end of the bucket before, which is a fifth or so less
+	Count         uint64                 `protobuf:"varint,2,opt,name=count,proto3" json:"count,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LatencyBucket) Reset() {
+	*x = LatencyBucket{}
+	mi := &file_holdfast_v1_volume_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LatencyBucket) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LatencyBucket) ProtoMessage() {}
+
+func (x *LatencyBucket) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_volume_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LatencyBucket.ProtoReflect.Descriptor instead.
+func (*LatencyBucket) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_volume_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *LatencyBucket) GetBelow() *durationpb.Duration {
+	if x != nil {
+		return x.Below
+	}
+	return nil
+}
+
+func (x *LatencyBucket) GetCount() uint64 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
 var File_holdfast_v1_volume_proto protoreflect.FileDescriptor
 
 const file_holdfast_v1_volume_proto_rawDesc = "" +
@@ -1390,7 +1706,36 @@ const file_holdfast_v1_volume_proto_rawDesc = "" +
 	"snapshotId\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12'\n" +
 	"\x0fexclusive_bytes\x18\x03 \x01(\x03R\x0eexclusiveBytes\x12!\n" +
-	"\fshared_bytes\x18\x04 \x01(\x03R\vsharedBytes2\xe9\x06\n" +
+	"\fshared_bytes\x18\x04 \x01(\x03R\vsharedBytes\"^\n" +
+	"\x15GetVolumeStatsRequest\x12\x16\n" +
+	"\x06volume\x18\x01 \x01(\tR\x06volume\x12-\n" +
+	"\x04over\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x04over\"\xf8\x01\n" +
+	"\vVolumeStats\x12\x1b\n" +
+	"\tvolume_id\x18\x01 \x01(\tR\bvolumeId\x12\x17\n" +
+	"\anode_id\x18\x02 \x01(\tR\x06nodeId\x12*\n" +
+	"\x02at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12-\n" +
+	"\x04over\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x04over\x12\x1b\n" +
+	"\tin_flight\x18\x05 \x01(\x03R\binFlight\x12;\n" +
+	"\n" +
+	"operations\x18\x06 \x03(\v2\x1b.holdfast.v1.OperationStatsR\n" +
+	"operations\"\xad\x03\n" +
+	"\x0eOperationStats\x12\x1c\n" +
+	"\toperation\x18\x01 \x01(\tR\toperation\x12\x14\n" +
+	"\x05count\x18\x02 \x01(\x04R\x05count\x12\x14\n" +
+	"\x05bytes\x18\x03 \x01(\x04R\x05bytes\x12\x16\n" +
+	"\x06errors\x18\x04 \x01(\x04R\x06errors\x12\x1d\n" +
+	"\n" +
+	"per_second\x18\x05 \x01(\x01R\tperSecond\x12(\n" +
+	"\x10bytes_per_second\x18\x06 \x01(\x01R\x0ebytesPerSecond\x12-\n" +
+	"\x04mean\x18\a \x01(\v2\x19.google.protobuf.DurationR\x04mean\x12+\n" +
+	"\x03p50\x18\b \x01(\v2\x19.google.protobuf.DurationR\x03p50\x12+\n" +
+	"\x03p99\x18\t \x01(\v2\x19.google.protobuf.DurationR\x03p99\x12-\n" +
+	"\x04p999\x18\n" +
+	" \x01(\v2\x19.google.protobuf.DurationR\x04p999\x128\n" +
+	"\tlatencies\x18\v \x03(\v2\x1a.holdfast.v1.LatencyBucketR\tlatencies\"V\n" +
+	"\rLatencyBucket\x12/\n" +
+	"\x05below\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x05below\x12\x14\n" +
+	"\x05count\x18\x02 \x01(\x04R\x05count2\xbe\a\n" +
 	"\rVolumeService\x12E\n" +
 	"\fCreateVolume\x12 .holdfast.v1.CreateVolumeRequest\x1a\x13.holdfast.v1.Volume\x12D\n" +
 	"\tGetVolume\x12\x1d.holdfast.v1.GetVolumeRequest\x1a\x13.holdfast.v1.Volume\"\x03\x90\x02\x01\x12U\n" +
@@ -1402,7 +1747,8 @@ const file_holdfast_v1_volume_proto_rawDesc = "" +
 	"\vPurgeVolume\x12\x1f.holdfast.v1.PurgeVolumeRequest\x1a .holdfast.v1.PurgeVolumeResponse\x12F\n" +
 	"\vMoveReplica\x12\x1f.holdfast.v1.MoveReplicaRequest\x1a\x16.holdfast.v1.Operation\x12I\n" +
 	"\x0eAcceptDataLoss\x12\".holdfast.v1.AcceptDataLossRequest\x1a\x13.holdfast.v1.Volume\x12S\n" +
-	"\x0eGetVolumeUsage\x12\".holdfast.v1.GetVolumeUsageRequest\x1a\x18.holdfast.v1.VolumeUsage\"\x03\x90\x02\x01B<Z:github.com/holdfast-io/holdfast/api/holdfast/v1;holdfastv1b\x06proto3"
+	"\x0eGetVolumeUsage\x12\".holdfast.v1.GetVolumeUsageRequest\x1a\x18.holdfast.v1.VolumeUsage\"\x03\x90\x02\x01\x12S\n" +
+	"\x0eGetVolumeStats\x12\".holdfast.v1.GetVolumeStatsRequest\x1a\x18.holdfast.v1.VolumeStats\"\x03\x90\x02\x01B<Z:github.com/holdfast-io/holdfast/api/holdfast/v1;holdfastv1b\x06proto3"
 
 var (
 	file_holdfast_v1_volume_proto_rawDescOnce sync.Once
@@ -1416,7 +1762,7 @@ func file_holdfast_v1_volume_proto_rawDescGZIP() []byte {
 	return file_holdfast_v1_volume_proto_rawDescData
 }
 
-var file_holdfast_v1_volume_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
+var file_holdfast_v1_volume_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
 var file_holdfast_v1_volume_proto_goTypes = []any{
 	(*CreateVolumeRequest)(nil),   // 0: holdfast.v1.CreateVolumeRequest
 	(*GetVolumeRequest)(nil),      // 1: holdfast.v1.GetVolumeRequest
@@ -1437,65 +1783,81 @@ var file_holdfast_v1_volume_proto_goTypes = []any{
 	(*VolumeUsage)(nil),           // 16: holdfast.v1.VolumeUsage
 	(*ReplicaUsage)(nil),          // 17: holdfast.v1.ReplicaUsage
 	(*SnapshotUsage)(nil),         // 18: holdfast.v1.SnapshotUsage
-	nil,                           // 19: holdfast.v1.CreateVolumeRequest.LabelsEntry
-	nil,                           // 20: holdfast.v1.UpdateVolumeRequest.SetLabelsEntry
-	(*VolumeSpec)(nil),            // 21: holdfast.v1.VolumeSpec
-	(*durationpb.Duration)(nil),   // 22: google.protobuf.Duration
-	(Health)(0),                   // 23: holdfast.v1.Health
-	(*Volume)(nil),                // 24: holdfast.v1.Volume
-	(Change)(0),                   // 25: holdfast.v1.Change
-	(*Limits)(nil),                // 26: holdfast.v1.Limits
-	(*Placement)(nil),             // 27: holdfast.v1.Placement
-	(*timestamppb.Timestamp)(nil), // 28: google.protobuf.Timestamp
-	(*Operation)(nil),             // 29: holdfast.v1.Operation
+	(*GetVolumeStatsRequest)(nil), // 19: holdfast.v1.GetVolumeStatsRequest
+	(*VolumeStats)(nil),           // 20: holdfast.v1.VolumeStats
+	(*OperationStats)(nil),        // 21: holdfast.v1.OperationStats
+	(*LatencyBucket)(nil),         // 22: holdfast.v1.LatencyBucket
+	nil,                           // 23: holdfast.v1.CreateVolumeRequest.LabelsEntry
+	nil,                           // 24: holdfast.v1.UpdateVolumeRequest.SetLabelsEntry
+	(*VolumeSpec)(nil),            // 25: holdfast.v1.VolumeSpec
+	(*durationpb.Duration)(nil),   // 26: google.protobuf.Duration
+	(Health)(0),                   // 27: holdfast.v1.Health
+	(*Volume)(nil),                // 28: holdfast.v1.Volume
+	(Change)(0),                   // 29: holdfast.v1.Change
+	(*Limits)(nil),                // 30: holdfast.v1.Limits
+	(*Placement)(nil),             // 31: holdfast.v1.Placement
+	(*timestamppb.Timestamp)(nil), // 32: google.protobuf.Timestamp
+	(*Operation)(nil),             // 33: holdfast.v1.Operation
 }
 var file_holdfast_v1_volume_proto_depIdxs = []int32{
-	19, // 0: holdfast.v1.CreateVolumeRequest.labels:type_name -> holdfast.v1.CreateVolumeRequest.LabelsEntry
-	21, // 1: holdfast.v1.CreateVolumeRequest.spec:type_name -> holdfast.v1.VolumeSpec
-	22, // 2: holdfast.v1.CreateVolumeRequest.wait:type_name -> google.protobuf.Duration
-	23, // 3: holdfast.v1.ListVolumesRequest.health:type_name -> holdfast.v1.Health
-	24, // 4: holdfast.v1.ListVolumesResponse.volumes:type_name -> holdfast.v1.Volume
-	25, // 5: holdfast.v1.WatchVolumesResponse.change:type_name -> holdfast.v1.Change
-	24, // 6: holdfast.v1.WatchVolumesResponse.volume:type_name -> holdfast.v1.Volume
-	26, // 7: holdfast.v1.UpdateVolumeRequest.limits:type_name -> holdfast.v1.Limits
-	20, // 8: holdfast.v1.UpdateVolumeRequest.set_labels:type_name -> holdfast.v1.UpdateVolumeRequest.SetLabelsEntry
+	23, // 0: holdfast.v1.CreateVolumeRequest.labels:type_name -> holdfast.v1.CreateVolumeRequest.LabelsEntry
+	25, // 1: holdfast.v1.CreateVolumeRequest.spec:type_name -> holdfast.v1.VolumeSpec
+	26, // 2: holdfast.v1.CreateVolumeRequest.wait:type_name -> google.protobuf.Duration
+	27, // 3: holdfast.v1.ListVolumesRequest.health:type_name -> holdfast.v1.Health
+	28, // 4: holdfast.v1.ListVolumesResponse.volumes:type_name -> holdfast.v1.Volume
+	29, // 5: holdfast.v1.WatchVolumesResponse.change:type_name -> holdfast.v1.Change
+	28, // 6: holdfast.v1.WatchVolumesResponse.volume:type_name -> holdfast.v1.Volume
+	30, // 7: holdfast.v1.UpdateVolumeRequest.limits:type_name -> holdfast.v1.Limits
+	24, // 8: holdfast.v1.UpdateVolumeRequest.set_labels:type_name -> holdfast.v1.UpdateVolumeRequest.SetLabelsEntry
 	7,  // 9: holdfast.v1.UpdateVolumeRequest.snapshot_policies:type_name -> holdfast.v1.SnapshotPolicies
-	27, // 10: holdfast.v1.UpdateVolumeRequest.placement:type_name -> holdfast.v1.Placement
-	22, // 11: holdfast.v1.UpdateVolumeRequest.wait:type_name -> google.protobuf.Duration
-	22, // 12: holdfast.v1.DeleteVolumeRequest.wait:type_name -> google.protobuf.Duration
-	24, // 13: holdfast.v1.DeleteVolumeResponse.volume:type_name -> holdfast.v1.Volume
-	28, // 14: holdfast.v1.DeleteVolumeResponse.purge_at:type_name -> google.protobuf.Timestamp
-	22, // 15: holdfast.v1.PurgeVolumeRequest.wait:type_name -> google.protobuf.Duration
-	24, // 16: holdfast.v1.PurgeVolumeResponse.volume:type_name -> holdfast.v1.Volume
+	31, // 10: holdfast.v1.UpdateVolumeRequest.placement:type_name -> holdfast.v1.Placement
+	26, // 11: holdfast.v1.UpdateVolumeRequest.wait:type_name -> google.protobuf.Duration
+	26, // 12: holdfast.v1.DeleteVolumeRequest.wait:type_name -> google.protobuf.Duration
+	28, // 13: holdfast.v1.DeleteVolumeResponse.volume:type_name -> holdfast.v1.Volume
+	32, // 14: holdfast.v1.DeleteVolumeResponse.purge_at:type_name -> google.protobuf.Timestamp
+	26, // 15: holdfast.v1.PurgeVolumeRequest.wait:type_name -> google.protobuf.Duration
+	28, // 16: holdfast.v1.PurgeVolumeResponse.volume:type_name -> holdfast.v1.Volume
 	17, // 17: holdfast.v1.VolumeUsage.replicas:type_name -> holdfast.v1.ReplicaUsage
 	18, // 18: holdfast.v1.VolumeUsage.snapshots:type_name -> holdfast.v1.SnapshotUsage
-	0,  // 19: holdfast.v1.VolumeService.CreateVolume:input_type -> holdfast.v1.CreateVolumeRequest
-	1,  // 20: holdfast.v1.VolumeService.GetVolume:input_type -> holdfast.v1.GetVolumeRequest
-	2,  // 21: holdfast.v1.VolumeService.ListVolumes:input_type -> holdfast.v1.ListVolumesRequest
-	4,  // 22: holdfast.v1.VolumeService.WatchVolumes:input_type -> holdfast.v1.WatchVolumesRequest
-	6,  // 23: holdfast.v1.VolumeService.UpdateVolume:input_type -> holdfast.v1.UpdateVolumeRequest
-	8,  // 24: holdfast.v1.VolumeService.DeleteVolume:input_type -> holdfast.v1.DeleteVolumeRequest
-	10, // 25: holdfast.v1.VolumeService.RestoreVolume:input_type -> holdfast.v1.RestoreVolumeRequest
-	11, // 26: holdfast.v1.VolumeService.PurgeVolume:input_type -> holdfast.v1.PurgeVolumeRequest
-	13, // 27: holdfast.v1.VolumeService.MoveReplica:input_type -> holdfast.v1.MoveReplicaRequest
-	14, // 28: holdfast.v1.VolumeService.AcceptDataLoss:input_type -> holdfast.v1.AcceptDataLossRequest
-	15, // 29: holdfast.v1.VolumeService.GetVolumeUsage:input_type -> holdfast.v1.GetVolumeUsageRequest
-	24, // 30: holdfast.v1.VolumeService.CreateVolume:output_type -> holdfast.v1.Volume
-	24, // 31: holdfast.v1.VolumeService.GetVolume:output_type -> holdfast.v1.Volume
-	3,  // 32: holdfast.v1.VolumeService.ListVolumes:output_type -> holdfast.v1.ListVolumesResponse
-	5,  // 33: holdfast.v1.VolumeService.WatchVolumes:output_type -> holdfast.v1.WatchVolumesResponse
-	24, // 34: holdfast.v1.VolumeService.UpdateVolume:output_type -> holdfast.v1.Volume
-	9,  // 35: holdfast.v1.VolumeService.DeleteVolume:output_type -> holdfast.v1.DeleteVolumeResponse
-	24, // 36: holdfast.v1.VolumeService.RestoreVolume:output_type -> holdfast.v1.Volume
-	12, // 37: holdfast.v1.VolumeService.PurgeVolume:output_type -> holdfast.v1.PurgeVolumeResponse
-	29, // 38: holdfast.v1.VolumeService.MoveReplica:output_type -> holdfast.v1.Operation
-	24, // 39: holdfast.v1.VolumeService.AcceptDataLoss:output_type -> holdfast.v1.Volume
-	16, // 40: holdfast.v1.VolumeService.GetVolumeUsage:output_type -> holdfast.v1.VolumeUsage
-	30, // [30:41] is the sub-list for method output_type
-	19, // [19:30] is the sub-list for method input_type
-	19, // [19:19] is the sub-list for extension type_name
-	19, // [19:19] is the sub-list for extension extendee
-	0,  // [0:19] is the sub-list for field type_name
+	26, // 19: holdfast.v1.GetVolumeStatsRequest.over:type_name -> google.protobuf.Duration
+	32, // 20: holdfast.v1.VolumeStats.at:type_name -> google.protobuf.Timestamp
+	26, // 21: holdfast.v1.VolumeStats.over:type_name -> google.protobuf.Duration
+	21, // 22: holdfast.v1.VolumeStats.operations:type_name -> holdfast.v1.OperationStats
+	26, // 23: holdfast.v1.OperationStats.mean:type_name -> google.protobuf.Duration
+	26, // 24: holdfast.v1.OperationStats.p50:type_name -> google.protobuf.Duration
+	26, // 25: holdfast.v1.OperationStats.p99:type_name -> google.protobuf.Duration
+	26, // 26: holdfast.v1.OperationStats.p999:type_name -> google.protobuf.Duration
+	22, // 27: holdfast.v1.OperationStats.latencies:type_name -> holdfast.v1.LatencyBucket
+	26, // 28: holdfast.v1.LatencyBucket.below:type_name -> google.protobuf.Duration
+	0,  // 29: holdfast.v1.VolumeService.CreateVolume:input_type -> holdfast.v1.CreateVolumeRequest
+	1,  // 30: holdfast.v1.VolumeService.GetVolume:input_type -> holdfast.v1.GetVolumeRequest
+	2,  // 31: holdfast.v1.VolumeService.ListVolumes:input_type -> holdfast.v1.ListVolumesRequest
+	4,  // 32: holdfast.v1.VolumeService.WatchVolumes:input_type -> holdfast.v1.WatchVolumesRequest
+	6,  // 33: holdfast.v1.VolumeService.UpdateVolume:input_type -> holdfast.v1.UpdateVolumeRequest
+	8,  // 34: holdfast.v1.VolumeService.DeleteVolume:input_type -> holdfast.v1.DeleteVolumeRequest
+	10, // 35: holdfast.v1.VolumeService.RestoreVolume:input_type -> holdfast.v1.RestoreVolumeRequest
+	11, // 36: holdfast.v1.VolumeService.PurgeVolume:input_type -> holdfast.v1.PurgeVolumeRequest
+	13, // 37: holdfast.v1.VolumeService.MoveReplica:input_type -> holdfast.v1.MoveReplicaRequest
+	14, // 38: holdfast.v1.VolumeService.AcceptDataLoss:input_type -> holdfast.v1.AcceptDataLossRequest
+	15, // 39: holdfast.v1.VolumeService.GetVolumeUsage:input_type -> holdfast.v1.GetVolumeUsageRequest
+	19, // 40: holdfast.v1.VolumeService.GetVolumeStats:input_type -> holdfast.v1.GetVolumeStatsRequest
+	28, // 41: holdfast.v1.VolumeService.CreateVolume:output_type -> holdfast.v1.Volume
+	28, // 42: holdfast.v1.VolumeService.GetVolume:output_type -> holdfast.v1.Volume
+	3,  // 43: holdfast.v1.VolumeService.ListVolumes:output_type -> holdfast.v1.ListVolumesResponse
+	5,  // 44: holdfast.v1.VolumeService.WatchVolumes:output_type -> holdfast.v1.WatchVolumesResponse
+	28, // 45: holdfast.v1.VolumeService.UpdateVolume:output_type -> holdfast.v1.Volume
+	9,  // 46: holdfast.v1.VolumeService.DeleteVolume:output_type -> holdfast.v1.DeleteVolumeResponse
+	28, // 47: holdfast.v1.VolumeService.RestoreVolume:output_type -> holdfast.v1.Volume
+	12, // 48: holdfast.v1.VolumeService.PurgeVolume:output_type -> holdfast.v1.PurgeVolumeResponse
+	33, // 49: holdfast.v1.VolumeService.MoveReplica:output_type -> holdfast.v1.Operation
+	28, // 50: holdfast.v1.VolumeService.AcceptDataLoss:output_type -> holdfast.v1.Volume
+	16, // 51: holdfast.v1.VolumeService.GetVolumeUsage:output_type -> holdfast.v1.VolumeUsage
+	20, // 52: holdfast.v1.VolumeService.GetVolumeStats:output_type -> holdfast.v1.VolumeStats
+	41, // [41:53] is the sub-list for method output_type
+	29, // [29:41] is the sub-list for method input_type
+	29, // [29:29] is the sub-list for extension type_name
+	29, // [29:29] is the sub-list for extension extendee
+	0,  // [0:29] is the sub-list for field type_name
 }
 
 func init() { file_holdfast_v1_volume_proto_init() }
@@ -1512,7 +1874,7 @@ func file_holdfast_v1_volume_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_holdfast_v1_volume_proto_rawDesc), len(file_holdfast_v1_volume_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   21,
+			NumMessages:   25,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -25,6 +25,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -55,7 +56,7 @@ type Config struct {
 // Frontend is an attach.Frontend.
 type Frontend struct {
 	o      attach.Options
-	keeper *keeper.Client
+	keeper atomic.Pointer[keeper.Client]
 	errand errand.Command
 	export *nbd.Frontend
 
@@ -106,8 +107,10 @@ func New(o attach.Options, c Config) (*Frontend, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Frontend{o: o, keeper: c.Keeper, errand: c.Errand, export: export, control: make(chan struct{}, 1),
-		served: make(chan struct{}), aborted: make(chan struct{}), ended: make(chan struct{})}, nil
+	f := &Frontend{o: o, errand: c.Errand, export: export, control: make(chan struct{}, 1),
+		served: make(chan struct{}), aborted: make(chan struct{}), ended: make(chan struct{})}
+	f.keeper.Store(c.Keeper)
+	return f, nil
 }
 
 func parseMeta(e keeper.Entry) (m meta, err error) {
@@ -159,7 +162,7 @@ func (f *Frontend) Start(ctx context.Context) error {
 }
 
 func (f *Frontend) start(ctx context.Context) error {
-	e, files, err := f.keeper.Get(ctx, f.o.Name)
+	e, files, err := f.keeper.Load().Get(ctx, f.o.Name)
 	packet.CloseAll(files) // there are none
 	if err != nil && !fault.Is(err, fault.NotFound) {
 		return err
@@ -302,7 +305,16 @@ func (f *Frontend) put(ctx context.Context) error {
 		return err
 	}
 	// Without files there is nothing to close after a time: the driver has its own.
-	return f.keeper.Put(ctx, keeper.Entry{Name: f.o.Name, Meta: string(raw)}, nil)
+	return f.keeper.Load().Put(ctx, keeper.Entry{Name: f.o.Name, Meta: string(raw)}, nil)
+}
+
+// Keep puts the device into another keeper, after the one before was lost. Until that is
+// done the device is taken for a leftover by the process after this one.
+func (f *Frontend) Keep(ctx context.Context, k *keeper.Client) error {
+	return f.running(ctx, "nbdclient.Keep", func() error {
+		f.keeper.Store(k)
+		return f.put(ctx)
+	})
 }
 
 // show makes the device's link.
@@ -461,7 +473,7 @@ func (f *Frontend) HandOver(ctx context.Context) error {
 			return errAborted("nbdclient.HandOver")
 		}
 		<-f.served
-		if err := f.keeper.Release(ctx, f.o.Name, true); err != nil {
+		if err := f.keeper.Load().Release(ctx, f.o.Name, true); err != nil {
 			f.o.Log.Warn("the keeper believes that the device is served", obs.Err(err))
 		}
 		f.finish(nil)
@@ -545,7 +557,7 @@ func (f *Frontend) takeDown() {
 	if err := attach.Unlink(f.o.LinkDir, f.o.Name, f.Device().Path); err != nil {
 		f.o.Log.Warn("the device's link stays", obs.Err(err))
 	}
-	if err := f.keeper.Remove(ctx, f.o.Name); err != nil {
+	if err := f.keeper.Load().Remove(ctx, f.o.Name); err != nil {
 		f.o.Log.Warn("the keeper may still have the device", obs.Err(err))
 	}
 }

@@ -23,6 +23,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -48,7 +49,7 @@ type Config struct {
 // Frontend is an attach.Frontend.
 type Frontend struct {
 	o      attach.Options
-	keeper *keeper.Client
+	keeper atomic.Pointer[keeper.Client]
 	errand errand.Command
 
 	control chan struct{} // holds one token while Start, Stop or HandOver works
@@ -77,8 +78,10 @@ func New(o attach.Options, c Config) (*Frontend, error) {
 	if c.Keeper == nil || len(c.Errand) == 0 {
 		return nil, fault.Errorf("ublk.New", fault.Invalid, "a keeper and a command for errands are needed")
 	}
-	return &Frontend{o: o, keeper: c.Keeper, errand: c.Errand, control: make(chan struct{}, 1), ended: make(chan struct{}),
-		aborted: make(chan struct{}), gone: make(chan struct{}), pipe: -1}, nil
+	f := &Frontend{o: o, errand: c.Errand, control: make(chan struct{}, 1), ended: make(chan struct{}),
+		aborted: make(chan struct{}), gone: make(chan struct{}), pipe: -1}
+	f.keeper.Store(c.Keeper)
+	return f, nil
 }
 
 // Start is attach.Frontend.Start.
@@ -102,7 +105,7 @@ func (f *Frontend) start(ctx context.Context) error {
 	if err := Available(); err != nil {
 		return err
 	}
-	e, files, err := f.keeper.Get(ctx, f.o.Name)
+	e, files, err := f.keeper.Load().Get(ctx, f.o.Name)
 	if fault.Is(err, fault.NotFound) {
 		return f.create(ctx)
 	}
@@ -127,7 +130,7 @@ func (f *Frontend) start(ctx context.Context) error {
 	}
 	// A start was cut short, or the device was aborted while nobody served it.
 	packet.CloseAll(files)
-	if err := f.keeper.Remove(ctx, f.o.Name); err != nil {
+	if err := f.keeper.Load().Remove(ctx, f.o.Name); err != nil {
 		return err
 	}
 	if err := f.delete(ctx, m); err != nil {
@@ -219,7 +222,16 @@ func (f *Frontend) put(ctx context.Context) error {
 		return err
 	}
 	e.Wait = f.o.Wait
-	return f.keeper.Put(ctx, e, []int{f.pipe})
+	return f.keeper.Load().Put(ctx, e, []int{f.pipe})
+}
+
+// Keep puts the device into another keeper, after the one before was lost. Until that is
+// done the device ends with this process.
+func (f *Frontend) Keep(ctx context.Context, k *keeper.Client) error {
+	return f.running(ctx, "ublk.Keep", func() error {
+		f.keeper.Store(k)
+		return f.put(ctx)
+	})
 }
 
 // serve opens the device as soon as the driver lets it be.
@@ -289,7 +301,7 @@ func (f *Frontend) takeOver(ctx context.Context) error {
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), cleanUpWait)
 		defer cancel()
-		if releaseErr := f.keeper.Release(ctx, f.o.Name, false); releaseErr != nil {
+		if releaseErr := f.keeper.Load().Release(ctx, f.o.Name, false); releaseErr != nil {
 			f.o.Log.Warn("the keeper believes that the device is served", obs.Err(releaseErr))
 		}
 		f.letGo()
@@ -456,7 +468,7 @@ func (f *Frontend) HandOver(ctx context.Context) error {
 		if !f.claim() {
 			return errAborted("ublk.HandOver")
 		}
-		if err := f.keeper.Release(ctx, f.o.Name, true); err != nil {
+		if err := f.keeper.Load().Release(ctx, f.o.Name, true); err != nil {
 			f.o.Log.Warn("the keeper believes that the device is served", obs.Err(err))
 		}
 		f.finish(nil) // what is open stays so until the process ends
@@ -601,7 +613,7 @@ func (f *Frontend) takeDown() {
 	}
 	forgotten, cancel := context.WithTimeout(context.Background(), cleanUpWait)
 	defer cancel()
-	if err := f.keeper.Remove(forgotten, f.o.Name); err != nil {
+	if err := f.keeper.Load().Remove(forgotten, f.o.Name); err != nil {
 		f.o.Log.Warn("the keeper may still have the device", obs.Err(err))
 	}
 	if f.server != nil {

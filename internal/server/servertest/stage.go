@@ -238,7 +238,7 @@ func (s *Stage) head(ctx context.Context, e state.Entry[*v1.Volume]) {
 		ops = append(ops, state.Records.Replace(e.ID, r.Value, r.Revision))
 	}
 	st := &v1.AttachmentStatus{NodeId: node, State: v1.AttachmentState_ATTACHMENT_STATE_ATTACHED, Frontend: "fuse",
-		SizeBytes: r.Value.SizeBytes, Device: "/dev/holdfast/" + e.Value.Meta.Name, MountPath: want.Value.Spec.MountPath, Epoch: r.Value.Epoch, Stats: &v1.IOStats{}}
+		SizeBytes: r.Value.SizeBytes, Device: "/dev/holdfast/" + e.Value.Meta.Name, MountPath: want.Value.Spec.MountPath, Epoch: r.Value.Epoch, Stats: &v1.IOStats{}, OfRevision: int64(want.Revision)}
 	if there && proto.Equal(st, have.Value) {
 		return
 	}

@@ -65,6 +65,9 @@ const (
 	// VolumeServiceGetVolumeUsageProcedure is the fully-qualified name of the VolumeService's
 	// GetVolumeUsage RPC.
 	VolumeServiceGetVolumeUsageProcedure = "/holdfast.v1.VolumeService/GetVolumeUsage"
+	// VolumeServiceGetVolumeStatsProcedure is the fully-qualified name of the VolumeService's
+	// GetVolumeStats RPC.
+	VolumeServiceGetVolumeStatsProcedure = "/holdfast.v1.VolumeService/GetVolumeStats"
 )
 
 // VolumeServiceClient is a client for the holdfast.v1.VolumeService service.
@@ -95,6 +98,9 @@ type VolumeServiceClient interface {
 	AcceptDataLoss(context.Context, *v1.AcceptDataLossRequest) (*v1.Volume, error)
 	// GetVolumeUsage says what a volume and its snapshots take on the disks.
 	GetVolumeUsage(context.Context, *v1.GetVolumeUsageRequest) (*v1.VolumeUsage, error)
+	// GetVolumeStats says what I/O an attached volume has, and how long it takes: measured on
+	// its node, where requests come in from the device or from clients, and answers go back.
+	GetVolumeStats(context.Context, *v1.GetVolumeStatsRequest) (*v1.VolumeStats, error)
 }
 
 // NewVolumeServiceClient constructs a client for the holdfast.v1.VolumeService service. By default,
@@ -177,6 +183,13 @@ func NewVolumeServiceClient(httpClient connect.HTTPClient, baseURL string, opts 
 			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 			connect.WithClientOptions(opts...),
 		),
+		getVolumeStats: connect.NewClient[v1.GetVolumeStatsRequest, v1.VolumeStats](
+			httpClient,
+			baseURL+VolumeServiceGetVolumeStatsProcedure,
+			connect.WithSchema(volumeServiceMethods.ByName("GetVolumeStats")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -193,6 +206,7 @@ type volumeServiceClient struct {
 	moveReplica    *connect.Client[v1.MoveReplicaRequest, v1.Operation]
 	acceptDataLoss *connect.Client[v1.AcceptDataLossRequest, v1.Volume]
 	getVolumeUsage *connect.Client[v1.GetVolumeUsageRequest, v1.VolumeUsage]
+	getVolumeStats *connect.Client[v1.GetVolumeStatsRequest, v1.VolumeStats]
 }
 
 // CreateVolume calls holdfast.v1.VolumeService.CreateVolume.
@@ -290,6 +304,15 @@ func (c *volumeServiceClient) GetVolumeUsage(ctx context.Context, req *v1.GetVol
 	return nil, err
 }
 
+// GetVolumeStats calls holdfast.v1.VolumeService.GetVolumeStats.
+func (c *volumeServiceClient) GetVolumeStats(ctx context.Context, req *v1.GetVolumeStatsRequest) (*v1.VolumeStats, error) {
+	response, err := c.getVolumeStats.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // VolumeServiceHandler is an implementation of the holdfast.v1.VolumeService service.
 type VolumeServiceHandler interface {
 	// CreateVolume makes a volume. The same name with the same spec gives the same answer;
@@ -318,6 +341,9 @@ type VolumeServiceHandler interface {
 	AcceptDataLoss(context.Context, *v1.AcceptDataLossRequest) (*v1.Volume, error)
 	// GetVolumeUsage says what a volume and its snapshots take on the disks.
 	GetVolumeUsage(context.Context, *v1.GetVolumeUsageRequest) (*v1.VolumeUsage, error)
+	// GetVolumeStats says what I/O an attached volume has, and how long it takes: measured on
+	// its node, where requests come in from the device or from clients, and answers go back.
+	GetVolumeStats(context.Context, *v1.GetVolumeStatsRequest) (*v1.VolumeStats, error)
 }
 
 // NewVolumeServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -396,6 +422,13 @@ func NewVolumeServiceHandler(svc VolumeServiceHandler, opts ...connect.HandlerOp
 		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 		connect.WithHandlerOptions(opts...),
 	)
+	volumeServiceGetVolumeStatsHandler := connect.NewUnaryHandlerSimple(
+		VolumeServiceGetVolumeStatsProcedure,
+		svc.GetVolumeStats,
+		connect.WithSchema(volumeServiceMethods.ByName("GetVolumeStats")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/holdfast.v1.VolumeService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case VolumeServiceCreateVolumeProcedure:
@@ -420,6 +453,8 @@ func NewVolumeServiceHandler(svc VolumeServiceHandler, opts ...connect.HandlerOp
 			volumeServiceAcceptDataLossHandler.ServeHTTP(w, r)
 		case VolumeServiceGetVolumeUsageProcedure:
 			volumeServiceGetVolumeUsageHandler.ServeHTTP(w, r)
+		case VolumeServiceGetVolumeStatsProcedure:
+			volumeServiceGetVolumeStatsHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -471,4 +506,8 @@ func (UnimplementedVolumeServiceHandler) AcceptDataLoss(context.Context, *v1.Acc
 
 func (UnimplementedVolumeServiceHandler) GetVolumeUsage(context.Context, *v1.GetVolumeUsageRequest) (*v1.VolumeUsage, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("holdfast.v1.VolumeService.GetVolumeUsage is not implemented"))
+}
+
+func (UnimplementedVolumeServiceHandler) GetVolumeStats(context.Context, *v1.GetVolumeStatsRequest) (*v1.VolumeStats, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("holdfast.v1.VolumeService.GetVolumeStats is not implemented"))
 }
