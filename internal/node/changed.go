@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"io"
 	"net/http"
+	"slices"
 
 	v1 "github.com/holdfast-io/holdfast/api/holdfast/v1"
 	"github.com/holdfast-io/holdfast/internal/block"
@@ -23,8 +24,9 @@ type ChangedQuery struct {
 // changedRegions is how many regions are looked at between two looks at what else there is.
 const changedRegions = 64
 
-// changed answers a query from the volume's replica on this node; fault.NotFound when
-// there is none.
+// changed answers a query from the volume's replica on this node, whether it counts or not:
+// snapshots that it has are the same everywhere. fault.NotFound when there is none, or it
+// does not have them. Whether it has the volume as it is now, the caller must know.
 func (d *daemon) changed(ctx context.Context, q ChangedQuery) (*v1.ListChangedBlocksResponse, error) {
 	since, _, err := d.generation(q.Base, q.Volume)
 	if err != nil {
@@ -45,10 +47,18 @@ func (d *daemon) changed(ctx context.Context, q ChangedQuery) (*v1.ListChangedBl
 				done(fault.Errorf("node.changed", fault.NotFound, "no replica of the volume lies on this node"))
 				return
 			}
-			if size := r.store.Manifest().Size; answer.SizeBytes == 0 {
-				answer.SizeBytes = size
+			m := r.store.Manifest()
+			if answer.SizeBytes == 0 {
+				answer.SizeBytes = m.Size
 			}
-			end = block.Region((r.store.Manifest().Size + block.RegionSize - 1) / block.RegionSize)
+			end = block.Region((m.Size + block.RegionSize - 1) / block.RegionSize)
+			for _, g := range []block.Generation{since, of} {
+				// One that missed the snapshot writes on in the generation that the snapshot is of.
+				if g != 0 && !slices.Contains(m.Snapshots, g) {
+					done(fault.Errorf("node.changed", fault.NotFound, "the replica on this node does not have snapshot %d", g))
+					return
+				}
+			}
 			r.store.Changed(since, of, from, changedRegions, func(l []block.Extent, n block.Region, err error) {
 				list, next = l, n
 				done(err)
@@ -93,8 +103,11 @@ func (d *daemon) generation(snapshot, volume string) (block.Generation, int64, e
 	}
 	snap, ok := d.view.snapshots.Get(snapshot)
 	status, said := d.view.snapStatuses.Get(snapshot)
-	if !ok || !said || !status.Value.Ready || snap.Value.GetSpec().GetVolumeId() != volume {
-		return 0, 0, fault.Errorf("node.changed", fault.Precondition, "snapshot %s of the volume is not there", snapshot)
+	switch {
+	case !ok || !said || !status.Value.Ready: // or not yet, as far as this node has heard
+		return 0, 0, fault.Errorf("node.changed", fault.NotFound, "snapshot %s is not known on this node", snapshot)
+	case snap.Value.GetSpec().GetVolumeId() != volume:
+		return 0, 0, fault.Errorf("node.changed", fault.Precondition, "snapshot %s is of another volume", snapshot)
 	}
 	return block.Generation(status.Value.Generation), status.Value.SizeBytes, nil
 }
@@ -121,7 +134,7 @@ func (d *daemon) changedPage(w http.ResponseWriter, r *http.Request) {
 }
 
 // Changed asks the data process whose debug socket that is. fault.NotFound: the node has
-// no replica of the volume.
+// no replica of the volume that has the snapshots.
 func Changed(ctx context.Context, socket string, q ChangedQuery) (*v1.ListChangedBlocksResponse, error) {
 	const op = "node.Changed"
 	raw, err := json.Marshal(q)

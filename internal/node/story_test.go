@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	v1 "github.com/holdfast-io/holdfast/api/holdfast/v1"
+	"github.com/holdfast-io/holdfast/internal/fault"
 	"github.com/holdfast-io/holdfast/internal/state"
 	"github.com/holdfast-io/holdfast/internal/state/statepb"
 )
@@ -95,6 +96,28 @@ func TestSnapshotGrowRestore(t *testing.T) {
 		t.Errorf("after the restore the file holds %q", got)
 	}
 	m.detach(id)
+}
+
+// A replica that was left behind, and missed a snapshot, writes on in the generation that
+// became the snapshot. What it holds of that is not the snapshot, so it does not answer.
+func TestAReplicaThatMissedASnapshotDoesNotSayWhatChanged(t *testing.T) {
+	m := newMachine(t)
+	id := m.create("db", 64<<20)
+	m.tend(id, m.o.Node.String())
+	if s := m.snapshot(id, "one", nil); s.Problem != "" || s.Generation != 1 {
+		t.Fatalf("the snapshot: %v", s)
+	}
+	m.commit(state.Snapshots.Create("missed", &v1.Snapshot{Meta: &v1.Meta{Id: "missed", Name: "missed"}, Spec: &v1.SnapshotSpec{VolumeId: id}}),
+		state.SnapshotStatuses.Put("missed", &v1.SnapshotStatus{Ready: true, Generation: 2, SizeBytes: 64 << 20}))
+	for _, q := range []ChangedQuery{{Base: "one", Snapshot: "missed"}, {Snapshot: "missed"}, {Base: "missed"}, {Snapshot: "unknown"}} {
+		q.Volume, q.Max = id, 10
+		if answer, err := Changed(t.Context(), m.o.Debug, q); !fault.Is(err, fault.NotFound) {
+			t.Errorf("%+v: %v, %v", q, answer, err)
+		}
+	}
+	if _, err := Changed(t.Context(), m.o.Debug, ChangedQuery{Volume: id, Snapshot: "one", Max: 10}); err != nil {
+		t.Error(err)
+	}
 }
 
 func total(r *v1.ListChangedBlocksResponse) (bytes int64) {

@@ -217,14 +217,17 @@ func (s *snapshots) changed(ctx context.Context, q ChangedQuery) (*v1.ListChange
 }
 
 // elsewhere has a question about a volume's bytes answered here, or, when there is nobody
-// here who could, by the other nodes that have all of it, one after the other. What another
+// here who could, or a disk that can't, by the other nodes that have all of it, one after the other. What another
 // node asks goes no further.
 func elsewhere[T any](ctx context.Context, s *Server, volume string, here func(context.Context) (T, error), there func(context.Context, holdfastv1connect.SnapshotServiceClient) (T, error)) (answer T, err error) {
 	err = fault.Errorf("server", fault.NotFound, "no replica of the volume lies on this node")
 	if s.options.Blocks != nil {
 		answer, err = here(ctx)
 	}
-	if who(ctx).Role == v1.Role_ROLE_NODE || !fault.Is(err, fault.NotFound) && !fault.Is(err, fault.Unavailable) {
+	switch kind := fault.KindOf(err); {
+	case who(ctx).Role == v1.Role_ROLE_NODE:
+		return answer, err
+	case kind != fault.NotFound && kind != fault.Unavailable && kind != fault.Corrupt && kind != fault.Media:
 		return answer, err
 	}
 	asked := false

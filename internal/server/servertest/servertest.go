@@ -48,6 +48,7 @@ type Options struct {
 	Store  state.Store // nil: in memory
 	Now    func() time.Time
 	Blocks server.ChangedBlocks
+	Others server.Others
 	Leases server.Leases
 	// Devices is what is known of what is attached to the server's node.
 	Devices server.Devices
@@ -76,7 +77,7 @@ func Start(t *testing.T, o Options) *Cluster {
 	trusted := c.found(o.Now)
 	self := c.identity(99)
 	trusted.peer = self.Peer
-	c.Server = server.New(ctx, server.Options{Store: c.Store, Version: "test", Trust: trusted, Blocks: o.Blocks, Leases: o.Leases, Devices: o.Devices, Metadata: o.Metadata, NodeID: o.NodeID, Data: o.Data, Traces: o.Traces, Now: o.Now})
+	c.Server = server.New(ctx, server.Options{Store: c.Store, Version: "test", Trust: trusted, Blocks: o.Blocks, Others: o.Others, Leases: o.Leases, Devices: o.Devices, Metadata: o.Metadata, NodeID: o.NodeID, Data: o.Data, Traces: o.Traces, Now: o.Now})
 	c.Socket = filepath.Join(t.TempDir(), "api.sock")
 	c.serve("unix", c.Socket, c.Server.Local())
 	c.TCP = "http://" + c.serve("tcp", "127.0.0.1:0", c.Server)
