@@ -21,13 +21,15 @@ func (b bad) Changed(context.Context, server.ChangedQuery) (*v1.ListChangedBlock
 }
 
 // others are nodes that can.
-type others struct {
+type others struct{ server.Others }
+
+func (others) Snapshots(string) (holdfastv1connect.SnapshotServiceClient, error) { return able{}, nil }
+
+type able struct {
 	holdfastv1connect.SnapshotServiceClient
 }
 
-func (o others) Snapshots(string) (holdfastv1connect.SnapshotServiceClient, error) { return o, nil }
-
-func (others) ListChangedBlocks(context.Context, *v1.ListChangedBlocksRequest) (*v1.ListChangedBlocksResponse, error) {
+func (able) ListChangedBlocks(context.Context, *v1.ListChangedBlocksRequest) (*v1.ListChangedBlocksResponse, error) {
 	return &v1.ListChangedBlocksResponse{SizeBytes: 7}, nil
 }
 
