@@ -41,6 +41,7 @@ type attachment struct {
 	left       *frontend.Device   // of a device that the data process before this one left
 	limited    *v1.Limits         // what the head keeps to
 	shown      int64              // bytes that show has, and the filesystem that is mounted here
+	fixed      string             // why show can't grow while it is there; "" while nothing is known of that
 	complained string             // the last error that was logged
 	counted    time.Time          // when usage was looked at
 	countedOf  []block.Generation // the snapshots that there were then
@@ -667,6 +668,7 @@ func (a *attachment) deviceGone() {
 
 // showing notes what shows the volume; nil is nothing.
 func (a *attachment) showing(f attach.Frontend) {
+	a.fixed = ""
 	if a.show = f; f == nil {
 		a.unexport()
 	}

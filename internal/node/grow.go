@@ -6,6 +6,7 @@ import (
 	"github.com/holdfast-io/holdfast/internal/attach/mount"
 	"github.com/holdfast-io/holdfast/internal/block"
 	"github.com/holdfast-io/holdfast/internal/coordinator"
+	"github.com/holdfast-io/holdfast/internal/fault"
 )
 
 // grow makes the volume as large as it is to be, then its device, then the filesystem
@@ -25,6 +26,9 @@ func (a *attachment) grow(w wish) error {
 	ctx, cancel := context.WithTimeout(a.d.ctx, mountTimeout)
 	defer cancel()
 	if err := a.show.Resize(ctx, size); err != nil {
+		if fault.Is(err, fault.Unsupported) {
+			a.fixed = complaint(err)
+		}
 		return err
 	}
 	if a.mounted != "" {

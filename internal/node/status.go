@@ -56,11 +56,18 @@ func (a *attachment) status(w wish, problem error) *v1.AttachmentStatus {
 	if complaint(problem) != "" {
 		s.Conditions = append(s.Conditions, &v1.Condition{Type: "Ready", Reason: "AttachFailed", Message: complaint(problem)})
 	}
+	if a.fixed != "" {
+		s.Conditions = append(s.Conditions, &v1.Condition{Type: "Grown", Reason: reasonFixed, Message: a.fixed})
+	}
 	if a.unchanged != "" {
 		s.Conditions = append(s.Conditions, &v1.Condition{Type: "Changed", Reason: "ChangeFailed", Message: a.unchanged})
 	}
 	return s
 }
+
+// reasonFixed is of the condition that a device can't grow while it is there. The server
+// knows it by this.
+const reasonFixed = "DeviceCantGrow"
 
 // forPeople reports whether an error stays until somebody does something about it.
 func forPeople(err error) bool {

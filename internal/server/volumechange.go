@@ -150,6 +150,9 @@ func (s *volumes) cameTrue(id string, of changed, settled bool) (bool, string, e
 	why := s.unsettled(id, of)
 	if of.size {
 		why = cmp.Or(s.small(id, v), why)
+		if err := s.fixed(id, v); err != nil {
+			return false, "", err
+		}
 	}
 	if of.copies {
 		why = cmp.Or(s.uneven(id, v), why)
@@ -192,6 +195,27 @@ func (s *volumes) small(id string, v *v1.Volume) string {
 		return fmt.Sprintf("its device on node %s has %d bytes", s.view.nodeName(device.NodeId), device.SizeBytes)
 	}
 	return ""
+}
+
+// reasonFixed is of the condition by which a node says that a device can't grow while it is
+// there.
+const reasonFixed = "DeviceCantGrow"
+
+// fixed returns what is to be done about a volume that has grown but for its device, which
+// can't; nil when that is not so.
+func (s *volumes) fixed(id string, v *v1.Volume) error {
+	device, size := s.view.device(id), v.Spec.SizeBytes
+	if device.GetSizeBytes() >= size || value(s.view.records, id).GetSizeBytes() < size {
+		return nil
+	}
+	for _, c := range device.GetConditions() {
+		if c.Reason == reasonFixed {
+			name := v.Meta.Name
+			return fault.WithCure(fault.Errorf("server", fault.Precondition, "volume %s has %d bytes now, and its device on node %s keeps its %d: %s",
+				name, size, s.view.nodeName(device.NodeId), device.SizeBytes, c.Message), "holdfast volume detach "+name+", then attach it as before")
+		}
+	}
+	return nil
 }
 
 // unsettled returns what control last found to be in the way of a change, which it looks at

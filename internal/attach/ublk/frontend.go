@@ -454,7 +454,7 @@ func (f *Frontend) Resize(ctx context.Context, size int64) error {
 		if err := f.o.CheckResize(size); err != nil || size == f.meta.Size {
 			return err
 		}
-		return fault.WithCure(fault.Errorf("ublk.Resize", fault.Unsupported, "a ublk device can't grow while it is attached"), "detach it and attach it again")
+		return fault.WithCure(fault.Errorf("ublk.Resize", fault.Unsupported, "a ublk device can't grow while it is attached"), "detach it and attach it again: then it has the size that its volume has by now")
 	})
 }
 
