@@ -176,13 +176,13 @@ func (v *view) operation(o *v1.Operation) *v1.Operation {
 }
 
 // device returns what the node says that shows a volume, or nil. A head that is run for
-// repair alone shows nothing.
+// repair or growth alone shows nothing, and is no reason to wait: who attaches takes over.
 func (v *view) device(volume string) *v1.AttachmentStatus {
 	s := value(v.attachStatuses, volume)
 	if s == nil || s.Frontend == "none" {
 		return nil
 	}
-	if _, wanted := v.attachments.Get(volume); !wanted && value(v.assignments, volume).GetTendedOn() == s.NodeId && s.Device == "" && s.Address == "" {
+	if _, wanted := v.attachments.Get(volume); !wanted && s.Device == "" && s.Address == "" {
 		return nil
 	}
 	return s
