@@ -108,7 +108,8 @@ func (c *Coordinator) openedUp(now time.Duration, m int, msg wire.Message, fx *E
 		// Completed writes that were not flushed went with the machine's memory.
 		c.lost = fault.E("coordinator.Flush", fault.Media, c.rec.Volume, fmt.Errorf("replica %v lost power with writes that were not flushed", c.rec.Members[m].Replica))
 	}
-	if c.inSync(m) && x.incarnation != 0 && x.incarnation != o.Incarnation && c.others(m) > 0 {
+	// One that is being taken back is sent writes, and may have lost them, as those that count.
+	if x.incarnation != 0 && x.incarnation != o.Incarnation && (c.inSync(m) && c.others(m) > 0 || c.promoting(m)) {
 		c.blame(m, fault.E("coordinator", fault.Unavailable, c.rec.Volume, fmt.Errorf("replica %v was restarted", c.rec.Members[m].Replica)))
 	}
 	if c.inSync(m) {

@@ -120,10 +120,14 @@ func (c *Coordinator) wasRead(m int, q *Request, a *wire.ReadDone, fx *Effects) 
 		return
 	}
 	q.repairing = true
-	q.need, q.acked = q.tried, 0
-	for m := range c.members {
-		if q.tried.has(m) {
-			c.stats.Repaired += int(e.Count)
+	q.need, q.acked = 0, 0
+	for m, x := range c.members {
+		if !q.tried.has(m) || !c.inSync(m) { // one that was left behind meanwhile has it copied
+			continue
+		}
+		c.stats.Repaired += int(e.Count)
+		q.need.add(m)
+		if x.promised == c.rec.Epoch { // else when it has promised: see resend
 			c.sendRepair(q, m, fx)
 		}
 	}
