@@ -317,19 +317,32 @@ func (t *task) saveUpTo(gen block.Generation) error {
 		}
 	}
 	for {
-		var tables []*table
-		for _, tab := range r.tables.list {
-			if tab.dirty && tab.gen <= gen && len(tables) < saveBatch {
-				tables = append(tables, tab)
+		tables := r.dirtyUpTo(gen)
+		if len(tables) == 0 { // those that are being saved don't count as dirty, and are not on the disk yet
+			t.lock(&r.saver.lock)
+			t.unlock(&r.saver.lock)
+			if tables = r.dirtyUpTo(gen); len(tables) == 0 {
+				break
 			}
-		}
-		if len(tables) == 0 {
-			return nil
 		}
 		if err := t.save(tables, nil); err != nil {
 			return err
 		}
 	}
+	if r.lost != nil { // what settling wrote again
+		return t.flush()
+	}
+	return r.broken
+}
+
+// dirtyUpTo returns some of the tables of generations up to gen that differ from their copies.
+func (r *Replica) dirtyUpTo(gen block.Generation) (tables []*table) {
+	for _, tab := range r.tables.list {
+		if tab.dirty && tab.gen <= gen && len(tables) < saveBatch {
+			tables = append(tables, tab)
+		}
+	}
+	return tables
 }
 
 func (t *task) cloneInto(c *Replica, dir string, gen block.Generation) error {

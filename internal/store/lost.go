@@ -3,6 +3,7 @@ package store
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/holdfast-io/holdfast/internal/fault"
 	"github.com/holdfast-io/holdfast/internal/host"
@@ -54,11 +55,33 @@ func (r *Replica) Accept(done func(error)) {
 	r.spawn("accept", func(t *task) { done(fault.Wrap("store.Accept", t.accept())) })
 }
 
+// rescueAll writes again whatever the process before wrote last, if one of its syncs failed:
+// from now on what is shown is to stay, and the disk may not have it.
+func (t *task) rescueAll() error {
+	r := t.r
+	if r.lost == nil {
+		return nil
+	}
+	for _, n := range slices.Clone(r.regions.dirty) {
+		rg := r.regions.at(n)
+		if !rg.suspect || rg.bad() != nil {
+			continue
+		}
+		if err := t.settleRegion(n, rg); err != nil && !fault.Is(err, fault.Corrupt) { // that is reported to who reads it
+			return err
+		}
+	}
+	return t.commitAndWait()
+}
+
 func (t *task) accept() error {
 	r := t.r
 	// What recovery left out of the journal still lies there. As long as this session has
 	// not written behind it, the next process would take it for the end of the journal.
 	r.flusher.disown = r.flusher.disown || r.lost != nil || r.forgot
+	if err := t.rescueAll(); err != nil {
+		return err
+	}
 	if err := t.flush(); err != nil {
 		return err
 	}

@@ -221,6 +221,7 @@ func (t *task) open() error {
 	if err := t.readManifest(); err != nil {
 		return err
 	}
+	r.found = r.man.Generation
 	if err := t.readLoss(); err != nil {
 		return err
 	}
@@ -240,6 +241,11 @@ func (t *task) open() error {
 		r.flusher.created = true
 	} else if err := t.change(func(m *Manifest) { m.Journal, m.JournalTail = 0, clean }); err != nil {
 		return err
+	}
+	if r.lost != nil { // the same of what the manifest promises
+		if err := t.change(func(*Manifest) {}); err != nil {
+			return err
+		}
 	}
 	r.epoch = max(r.man.Promised, 1)
 	r.spawn("flush", func(t *task) { t.flushLoop() })
@@ -349,6 +355,9 @@ func (r *Replica) decodeRecords(i int, b []byte) {
 			rg.lastWrite = 1 // by an earlier process: not to be cleaned before a Clean of this one's
 			rg.suspect = r.man.Journal == 0
 			r.regions.dirty = append(r.regions.dirty, n)
+			if r.lost != nil { // the kernel may show a record that the disk does not have
+				r.regions.put(n)
+			}
 		}
 	}
 }

@@ -33,6 +33,11 @@ type rareRegion struct {
 	settling bool    // a task is about to end that the region is suspect
 	settlers []*task // tasks that wait for it
 	waiters  reqList
+	rescuer  *task   // rewrites what a failed sync may have dropped: no write may come between
+	writers  reqList // writes that wait for it
+	// known are the blocks that were written in the generation that was found, since it was
+	// found: whatever the crash left, their checksums are those of what was written. nil: none.
+	known *[block.PerRegion / 64]uint64
 }
 
 // rarely returns what few regions have, to be changed. It is kept until tidy
@@ -46,7 +51,7 @@ func (rg *region) rarely() *rareRegion {
 
 // tidy drops what rarely made, if nothing is in it.
 func (rg *region) tidy() {
-	if x := rg.rare; x != nil && x.bad == nil && !x.damaged && !x.settling && len(x.settlers) == 0 && x.waiters.empty() {
+	if x := rg.rare; x != nil && x.bad == nil && !x.damaged && !x.settling && len(x.settlers) == 0 && x.waiters.empty() && x.rescuer == nil && x.writers.empty() && x.known == nil {
 		rg.rare = nil
 	}
 }
@@ -61,6 +66,39 @@ func (rg *region) bad() error {
 
 // damaged reports whether the record of the region on disk can't be believed.
 func (rg *region) damaged() bool { return rg.rare != nil && rg.rare.damaged }
+
+// doubtful reports whether the checksum of block i, in the file of generation holder, can
+// be one that a crash left behind: its region was dirty when the replica was opened, the
+// file was written to since the region became dirty, and nobody has written the block
+// since. A snapshot ends the doubt for what is written after it.
+func (r *Replica) doubtful(rg *region, holder block.Generation, i int) bool {
+	if !rg.suspect || holder < rg.since || holder > r.found {
+		return false
+	}
+	return holder < r.found || rg.rare == nil || rg.rare.known == nil || rg.rare.known[i/64]>>(i%64)&1 == 0
+}
+
+// know notes that count blocks from first on were written, in generation gen.
+func (r *Replica) know(rg *region, gen block.Generation, first, count int) {
+	if !rg.suspect || gen != r.found {
+		return
+	}
+	x := rg.rarely()
+	if x.known == nil {
+		x.known = new([block.PerRegion / 64]uint64)
+	}
+	for i := first; i < first+count; i++ {
+		x.known[i/64] |= 1 << (i % 64)
+	}
+}
+
+// settled ends that the region is suspect.
+func (rg *region) settled() {
+	rg.suspect = false
+	if rg.rare != nil {
+		rg.rare.known = nil
+	}
+}
 
 // regionTable is the file `regions`: which regions may have checksums that are older
 // than the data, and which epoch wrote to them last. Changes are committed in groups:
@@ -300,6 +338,12 @@ const aheadRegions = 4
 // intendAll sees to it that a write to the regions from first to last may start. It
 // reports false when q must wait for the next commit; q is then in line.
 func (r *Replica) intendAll(q *Request, first, last block.Region) bool {
+	for n := first; n <= last; n++ {
+		if x := r.regions.at(n).rare; x != nil && x.rescuer != nil {
+			x.writers.push(q)
+			return false
+		}
+	}
 	ready := true
 	for n := first; n <= last; n++ {
 		if !r.intended(r.regions.at(n)) {

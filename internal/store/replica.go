@@ -66,10 +66,11 @@ type Replica struct {
 	session  uint32
 	lock     host.File
 	locked   bool
-	broken   error // set when the replica lost something: every request fails with it
-	lost     error // why an earlier process was broken
-	crashed  bool  // the process before did not close it
-	forgot   bool  // and the machine lost what was not flushed, as far as is known
+	broken   error            // set when the replica lost something: every request fails with it
+	lost     error            // why an earlier process was broken
+	crashed  bool             // the process before did not close it
+	forgot   bool             // and the machine lost what was not flushed, as far as is known
+	found    block.Generation // the live one when the replica was opened
 	closed   bool
 	// abandoned means that nothing goes on: a task that is stopped must not start other
 	// tasks, requests or operations by what it does on its way out.
@@ -349,7 +350,10 @@ func (r *Replica) part(q *Request, err error) {
 	if q.counted {
 		q.counted = false
 		for n := q.step.FirstRegion(); n <= q.step.LastRegion(); n++ {
-			r.regions.at(n).writes--
+			rg := r.regions.at(n)
+			if rg.writes--; rg.writes == 0 && rg.rare != nil && rg.rare.rescuer != nil {
+				rg.rare.rescuer.wake()
+			}
 		}
 	}
 	if q.Verb != Read && q.Err == nil {

@@ -109,7 +109,7 @@ func (r *Replica) becomeLost(n block.Region, tab *table, older bool) {
 	rg := r.regions.at(n)
 	if older {
 		rg.record = record{since: tab.gen, lost: tab.gen}
-		rg.suspect = false
+		rg.settled()
 	}
 	if rg.since == 0 {
 		rg.since = tab.gen

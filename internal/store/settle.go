@@ -50,6 +50,28 @@ func (t *task) settleRegion(n block.Region, rg *region) error {
 		}
 		rg.tidy()
 	}()
+	if r.lost == nil {
+		return t.settleTables(n, rg)
+	}
+	// The last words of the process before were that a sync failed. What is read now may be
+	// what the kernel gave up on and no later sync brings to the disk; so it is written again.
+	rg.rare.rescuer = t
+	for rg.writes > 0 {
+		t.park()
+	}
+	err := t.settleTables(n, rg)
+	rg.rare.rescuer = nil
+	if r.broken != nil {
+		r.failAll(&rg.rare.writers, r.broken)
+	} else {
+		r.rerun(&rg.rare.writers)
+	}
+	return err
+}
+
+// settleTables settles the tables of region n, one after the other.
+func (t *task) settleTables(n block.Region, rg *region) error {
+	r := t.r
 	settled := make(map[block.Generation]bool)
 	for {
 		tab, err := t.nextToSettle(n, rg, settled)
@@ -60,14 +82,14 @@ func (t *task) settleRegion(n block.Region, rg *region) error {
 			break
 		}
 		tab.pins++
-		err = t.settleTable(tab, rg.since)
+		err = t.settleTable(tab, rg)
 		tab.pins--
 		if err != nil {
 			return err
 		}
 		settled[tab.gen] = true
 	}
-	rg.suspect = false
+	rg.settled()
 	delete(r.regions.waiting, n)
 	r.rerun(&rg.rarely().waiters) // whoever did the settling
 	return nil
@@ -106,19 +128,19 @@ func (t *task) nextToSettle(n block.Region, rg *region, settled map[block.Genera
 // settleStep is how many blocks are read at a time while settling.
 const settleStep = 64
 
-func (t *task) settleTable(tab *table, since block.Generation) error {
+func (t *task) settleTable(tab *table, rg *region) error {
 	r := t.r
 	var buf []byte
 	for i := 0; i < block.PerRegion; {
 		before := tab.at(i)
-		if before.state != data || before.holder < since {
+		if before.state != data || !r.doubtful(rg, before.holder, i) {
 			i++
 			continue
 		}
 		run := 1
 		for i+run < block.PerRegion && run < settleStep {
 			e := tab.at(i + run)
-			if e.state != data || e.holder != before.holder || int(e.slot) != int(before.slot)+run {
+			if e.state != data || e.holder != before.holder || int(e.slot) != int(before.slot)+run || !r.doubtful(rg, e.holder, i+run) {
 				break
 			}
 			run++
@@ -141,11 +163,14 @@ func (t *task) settleTable(tab *table, since block.Generation) error {
 			was[k] = tab.at(i + k)
 		}
 		op, err := t.do(host.Op{Kind: host.OpRead, File: f.handle, Offset: slotOffset(before.slot), Buf: buf[:run*block.Size]})
+		if err == nil {
+			clear(buf[op.N:])
+			err = t.rescue(f, before.slot, buf[:run*block.Size])
+		}
 		f.refs--
 		if err != nil {
 			return err
 		}
-		clear(buf[op.N:])
 		for k := range run {
 			sum := block.Checksum(buf[k*block.Size : (k+1)*block.Size])
 			if tab.at(i+k) == was[k] && was[k].sum != sum {
@@ -156,6 +181,22 @@ func (t *task) settleTable(tab *table, since block.Generation) error {
 		i += run
 	}
 	return nil
+}
+
+// rescue writes again what was read from slots of f, when it may be what a failed sync
+// dropped.
+func (t *task) rescue(f *file, slot uint16, b []byte) error {
+	r := t.r
+	if r.lost == nil {
+		return nil
+	}
+	f.unsynced = true
+	_, err := t.do(host.Op{Kind: host.OpWrite, File: f.handle, Offset: slotOffset(slot), Buf: b})
+	f.unsynced = true // again: a sync may have begun since
+	if err != nil && !fault.Is(err, fault.NoSpace) {
+		return r.fail(err) // what the blocks hold now is not known
+	}
+	return err
 }
 
 // settleReplay has the tables loaded that the journal of an earlier process has

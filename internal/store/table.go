@@ -70,6 +70,7 @@ type table struct {
 
 	dirty    bool   // differs from the newest copy on disk
 	torn     bool   // the other copy is a torn write
+	doubtful bool   // what was read may not be on the disk: see Replica.unsure
 	covered  uint64 // the newest copy on disk includes journal blocks up to this one
 	saving   uint64 // what covered will be when the copy that is being written is there
 	first    uint64 // first journal block with a mapping that no copy on disk has; 0 none

@@ -346,7 +346,10 @@ func (t *task) loadTable(key tableKey) (*table, error) {
 		return other, nil // made by a first write meanwhile
 	}
 	r.addTable(tab)
-	if replayed || tab.torn {
+	if tab.doubtful && len(records) > 0 { // the journal keeps what it has, until the table is saved
+		tab.first, tab.last = records[0].number, max(tab.last, records[len(records)-1].number)
+	}
+	if replayed || tab.torn || tab.doubtful {
 		r.touch(tab)
 	}
 	delete(r.journal.replay, key)
@@ -429,8 +432,27 @@ func (r *Replica) chooseCopy(key tableKey, buf []byte) (*table, error) {
 	}
 	if best != nil {
 		best.torn = bad != nil && torn
+		if best.doubtful = r.unsure(rg, best); best.doubtful && bad == nil {
+			best.seq-- // to be written again where it was: the other copy may be all that there is
+		}
 	}
 	return best, nil
+}
+
+// unsure reports whether a table that was read may be one that the disk does not have:
+// after a sync that failed the kernel can go on to show what it gave up on. Of a table that
+// the region's record names, or that is older, a sync was confirmed.
+func (r *Replica) unsure(rg *region, t *table) bool {
+	if r.lost == nil || !rg.suspect || t.gen < rg.since {
+		return false
+	}
+	switch {
+	case t.gen == rg.tableGen:
+		return t.seq > rg.tableSeq
+	case t.gen < rg.tableGen:
+		return rg.rewriting
+	}
+	return true
 }
 
 // resolve replaces holders whose file was merged into a newer one by that newer one.

@@ -167,6 +167,7 @@ func (x *transfer) part() {
 // enter tells the table what was written.
 func (x *transfer) enter() {
 	t := x.table
+	x.r.know(x.r.regions.at(t.region), t.gen, x.first, x.count)
 	switch {
 	case x.zero:
 		x.bury()
@@ -241,10 +242,11 @@ func (r *Replica) shown(gen block.Generation) block.Generation {
 
 // adopt settles a mismatch of block i in favour of the data, where a crash can have
 // left the checksum behind: in a region that was dirty when the replica was opened, if
-// the block's file was written to since the region became dirty.
+// the block's file was written to since the region became dirty. What was written since
+// the replica was opened is never given up: a sync that fails may bring back what the disk
+// had before, which must not be taken for what was written.
 func (r *Replica) adopt(t *table, i int, sum block.Sum) bool {
-	rg := r.regions.at(t.region)
-	if !rg.suspect || t.holders[i] < rg.since {
+	if !r.doubtful(r.regions.at(t.region), t.holders[i], i) {
 		return false
 	}
 	t.sums[i] = sum
