@@ -219,17 +219,6 @@ func (c *cluster) lose(n *node) {
 	c.lostAll()
 }
 
-// dropping reports whether a sync of each replica that counts may be failing right now: what
-// it drops is gone before anybody has heard of it.
-func (c *cluster) dropping() bool {
-	for _, m := range c.nodes {
-		if i := c.record.Find(m.holds); i >= 0 && c.record.Members[i].State == spec.InSync && !m.drops {
-			return false
-		}
-	}
-	return true
-}
-
 // lostAll looks whether all replicas that count lack what was not flushed.
 func (c *cluster) lostAll() {
 	if len(c.lossy) == 0 {

@@ -361,7 +361,7 @@ func (h *head) get(b, count int) {
 			if h.c.losses == losses {
 				err = h.c.model.seen(b+i, from[i], tag)
 			}
-			if h.c.losses != losses || err != nil && h.c.dropping() {
+			if h.c.losses != losses {
 				err = h.c.model.glimpsed(b+i, tag)
 			}
 			if err != nil {
