@@ -29,7 +29,7 @@ func TestAReplicaReturnsAfterItsConnectionWasFull(t *testing.T) {
 	})
 	v := head.attach()
 	slow.gate.Lock()
-	const mib, count = 1 << 20, 48 // more than the connection's queue, and what the kernel takes
+	const mib, count = 1 << 20, rigSize >> 20 // more than the connection's queue, and what the kernel takes of one that reads little
 	b := newBackend(v.h, count)
 	done := make(chan error, count)
 	buf := host.Buffer(mib)

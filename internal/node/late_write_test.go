@@ -35,6 +35,9 @@ func newStrait(t *testing.T, to string) *strait {
 			if err != nil {
 				return
 			}
+			if err := c.(*net.TCPConn).SetReadBuffer(64 << 10); err != nil { // what is kept back is not with the kernel
+				t.Error(err)
+			}
 			go s.carry(c)
 		}
 	}()
