@@ -237,6 +237,23 @@ func TestReadOnlyPathCannotBeWritten(t *testing.T) {
 	r.leave(v, rw)
 }
 
+func TestSingleWriterHasOnePath(t *testing.T) {
+	r := newRig(t, 1)
+	alone := filesystem()
+	alone.AccessMode.Mode = csi.VolumeCapability_AccessMode_SINGLE_NODE_SINGLE_WRITER
+	v, path, other := r.create("db", alone, nil), filepath.Join(r.dir, "pod"), filepath.Join(r.dir, "other")
+	r.use(v, alone, path, false)
+	r.use(v, alone, path, false)
+	second := &csi.NodePublishVolumeRequest{VolumeId: v.VolumeId, StagingTargetPath: filepath.Join(r.dir, "staging-"+v.VolumeId), TargetPath: other, VolumeCapability: alone}
+	_, err := r.NodePublishVolume(r.ctx(), second)
+	expect(t, err, codes.FailedPrecondition, path)
+	_, err = r.NodeUnpublishVolume(r.ctx(), &csi.NodeUnpublishVolumeRequest{VolumeId: v.VolumeId, TargetPath: path})
+	must(t, err)
+	_, err = r.NodePublishVolume(r.ctx(), second)
+	must(t, err)
+	r.leave(v, other)
+}
+
 func TestWhatIsNotUnderstoodIsRefused(t *testing.T) {
 	r := newRig(t, 1)
 	ask := func(change func(*csi.CreateVolumeRequest)) error {

@@ -29,7 +29,7 @@ const (
 )
 
 // VolumesPerNodeMax is how many volumes a node shows at most, unless Options say
-// otherwise. A device takes about 24 MiB for its requests, used or not.
+// otherwise. On older kernels a device takes 8 MiB for its requests, used or not.
 const VolumesPerNodeMax = 100
 
 // API is what the driver calls.
