@@ -37,6 +37,7 @@ type Monitor struct {
 
 	watchman watchman
 	held     string            // what was said last about not releasing anything
+	wrong    map[string]string // what was wrong at the last look, by volume
 	told     map[string]string // what claims' events said last, by volume
 }
 
@@ -222,29 +223,27 @@ func (m *Monitor) event(ctx context.Context, about reference, reason, message st
 	}
 }
 
-// tell says at their claims what is wrong with volumes, once for each thing that is said.
+// tell says at their claims what is wrong with volumes, once for each thing that is said, and
+// only what was so at the last look too: that a process is replaced is nothing to read of.
 func (m *Monitor) tell(ctx context.Context) error {
 	ill, err := m.Volumes.ListVolumes(ctx, &holdfastv1.ListVolumesRequest{Attention: true, PageSize: 1000})
 	if err != nil {
 		return rpc.Fault("kube.tell", err)
 	}
-	now := map[string]string{}
+	wrong, told := map[string]string{}, map[string]string{}
 	for _, v := range ill.Volumes {
-		namespace, claim := v.GetMeta().GetLabels()["namespace"], v.GetMeta().GetLabels()["pvc"]
-		if namespace == "" || claim == "" {
-			continue
-		}
+		id, namespace, claim := v.GetMeta().GetId(), v.GetMeta().GetLabels()["namespace"], v.GetMeta().GetLabels()["pvc"]
 		reason, message := complaint(v)
-		if message == "" {
+		if namespace == "" || claim == "" || message == "" {
 			continue
 		}
-		now[v.GetMeta().GetId()] = message
-		if m.told[v.GetMeta().GetId()] == message {
-			continue
+		wrong[id], told[id] = message, m.told[id]
+		if m.wrong[id] == message && m.told[id] != message {
+			m.event(ctx, reference{Kind: "PersistentVolumeClaim", Namespace: namespace, Name: claim}, reason, message)
+			told[id] = message
 		}
-		m.event(ctx, reference{Kind: "PersistentVolumeClaim", Namespace: namespace, Name: claim}, reason, message)
 	}
-	m.told = now
+	m.wrong, m.told = wrong, told
 	return nil
 }
 

@@ -224,6 +224,14 @@ func TestClaimsSayWhatIsWrongOnce(t *testing.T) {
 			t.Fatalf("events are %+v", all)
 		}
 	}
+	// What may have passed by the next look is not spoken of.
+	m.wrong, m.told, s.events = nil, nil, nil
+	if all := about(); len(all) != 0 {
+		t.Errorf("at the first look there are events: %+v", all)
+	}
+	if all := about(); len(all) != 1 {
+		t.Errorf("at the second look there are events: %+v", all)
+	}
 }
 
 func TestPodsPreferNodesThatHoldTheirData(t *testing.T) {
