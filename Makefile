@@ -73,6 +73,7 @@ lint: ## gofmt, go vet, staticcheck, shellcheck
 	if [ -n "$$unformatted" ]; then echo "not formatted; run gofmt -w on:"; echo "$$unformatted"; exit 1; fi
 	go vet ./...
 	go vet -tags vm ./internal/attach/... ./test/vm
+	go vet -tags kube ./test/kube
 	go tool staticcheck ./...
 	shellcheck .ci/run scripts/*
 

@@ -33,6 +33,7 @@ func (k *kubernetes) script(in string, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, "./cluster", args...)
 	cmd.Env = append(os.Environ(), "KUBE_DIR="+k.dir)
 	cmd.Stdin = strings.NewReader(in)
+	cmd.WaitDelay = time.Second // for what the script has started
 	var out, complaint bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &complaint
 	err := cmd.Run()
@@ -322,6 +323,8 @@ func daemonReplaced(k *kubernetes) {
 func powerCut(k *kubernetes) {
 	was := k.on("db-0")
 	last := k.in("db-0", "tail -1 /data/log")
+	atClaim := []string{"get", "events", "--field-selector", "involvedObject.kind=PersistentVolumeClaim,involvedObject.name=data-db-0,source=holdfast", "-o", "jsonpath={.items[*].message}"}
+	said := strings.Count(k.ctl(atClaim...), was)
 	if _, err := k.script("", "crash", k.name, was[len(was)-1:]); err != nil {
 		k.t.Fatal(err)
 	}
@@ -342,6 +345,7 @@ func powerCut(k *kubernetes) {
 	if events := k.ctl("get", "events", "-A"); !strings.Contains(events, "NodeGone") {
 		k.t.Error("no event says why")
 	}
+	k.eventually("the claim says what is wrong", func(out string) bool { return strings.Count(out, was) > said }, atClaim...)
 	if _, err := k.script("", "boot", k.name, was[len(was)-1:]); err != nil {
 		k.t.Fatal(err)
 	}
@@ -351,9 +355,5 @@ func powerCut(k *kubernetes) {
 func nothingLeft(k *kubernetes) {
 	k.ctl("delete", "statefulset", "db")
 	k.ctl("delete", "pvc", "--all")
-	k.eventually("no volume is left", func(out string) bool { return !strings.Contains(out, "pvc-") },
-		"exec", "-n", "holdfast", "daemonset/holdfast", "-c", "node", "--", "holdfast", "volume", "list", "-o", "json")
-	if left := k.ctl("get", "pv,volumeattachments", "-o", "name"); left != "" {
-		k.t.Errorf("left: %s", left)
-	}
+	k.leavesNothing(nil)
 }
