@@ -21,4 +21,5 @@ func TestSuite(t *testing.T) {
 	if err := cmd.Run(); err != nil {
 		t.Error(err)
 	}
+	k.leavesNothing(nil)
 }
