@@ -398,8 +398,6 @@ func (c *Coordinator) submit(now time.Duration, q *Request, fx *Effects) bool {
 		c.complete(q, fault.E("coordinator.Submit", fault.Busy, c.rec.Volume, fmt.Errorf("%d requests are waiting", c.opts.QueueMax)), fx)
 	case q.Op != Flush && !c.whole(q.Extent):
 		c.complete(q, fault.E("coordinator.Submit", fault.Invalid, c.rec.Volume, fmt.Errorf("blocks %v leave the volume", q.Extent)), fx)
-	case !q.validEdges():
-		c.complete(q, fault.E("coordinator.Submit", fault.Invalid, c.rec.Volume, fmt.Errorf("%d bytes before and %d after what is written, of %d blocks", q.Head, q.Tail, q.Extent.Count)), fx)
 	case c.leave.stage != staying:
 		c.leave.late = append(c.leave.late, q)
 	case c.startAtOnce(now, q, fx):

@@ -81,10 +81,6 @@ func (c *Coordinator) start(now time.Duration, q *Request, fx *Effects) {
 		q.part = q.Extent
 		c.readFrom(q, c.reader(0), fx)
 		return
-	case q.Op == Write && q.Head+q.Tail > 0:
-		q.edges = q.firstEdge()
-		c.readFrom(q, c.reader(0), fx)
-		return
 	}
 	c.replicate(q, fx)
 }
@@ -113,12 +109,12 @@ func (c *Coordinator) replicate(q *Request, fx *Effects) {
 // sendRequest sends q to member m under the record's epoch.
 func (c *Coordinator) sendRequest(q *Request, m int, fx *Effects) {
 	switch {
-	case q.reading() && q.repairing:
+	case q.Op == Read && q.repairing:
 		c.sendRepair(q, m, fx)
-	case q.reading():
-		q.read = wire.Read{Epoch: c.rec.Epoch, Generation: q.Generation, Extent: q.readExtent()}
+	case q.Op == Read:
+		q.read = wire.Read{Epoch: c.rec.Epoch, Generation: q.Generation, Extent: q.part}
 		c.send(m, q.slot, &q.read, fx)
-		if q.read.Extent != q.Extent || q.edges != 0 {
+		if q.read.Extent != q.Extent {
 			fx.Send[len(fx.Send)-1].Request = nil // what is read does not go to where Data begins
 		}
 	case q.Op == Write:
@@ -160,7 +156,7 @@ func (c *Coordinator) answered(m int, q *Request, msg wire.Message, fx *Effects)
 		q.acked.add(m)
 		c.members[m].mark = a.Mark
 	case *wire.ReadDone:
-		if q.reading() && !q.done && !q.repairing && q.from == m {
+		if q.Op == Read && !q.done && !q.repairing && q.from == m {
 			c.wasRead(m, q, a, fx)
 		}
 	case *wire.Fail:
@@ -175,14 +171,14 @@ func (c *Coordinator) answered(m int, q *Request, msg wire.Message, fx *Effects)
 // else that the copy is left behind.
 func (c *Coordinator) refused(m int, q *Request, a *wire.Fail, fx *Effects) {
 	switch {
-	case q.reading() && a.Status == fault.NotFound && q.Generation != 0:
+	case q.Op == Read && a.Status == fault.NotFound && q.Generation != 0:
 		q.need, q.done = 0, true
 		q.Err = a.Err("coordinator.Read", c.rec.Volume)
-	case q.reading() && !q.repairing && (a.Status == fault.Corrupt || a.Status == fault.Media):
+	case q.Op == Read && !q.repairing && (a.Status == fault.Corrupt || a.Status == fault.Media):
 		c.couldNotRead(m, a)
 		q.tried.add(m)
 		c.readFrom(q, c.reader(q.tried), fx)
-	case q.changes() && !q.reading() && (a.Status == fault.NoSpace || a.Status == fault.Media || a.Status == fault.Corrupt):
+	case q.changes() && (a.Status == fault.NoSpace || a.Status == fault.Media || a.Status == fault.Corrupt):
 		q.tried.add(m)
 		q.Err = fault.E("coordinator.Write", a.Status, c.rec.Volume, fmt.Errorf("replica %v: %s", c.rec.Members[m].Replica, a.Text))
 	case q.Op == Flush && a.Status == fault.Media && c.others(m) == 0:
@@ -262,7 +258,7 @@ func (c *Coordinator) finished(now time.Duration, q *Request, fx *Effects) bool 
 	switch {
 	case q.copy != nil:
 		return q.copy.over && c.finishCopy(now, q, fx)
-	case q.reading() && !c.finishRead(now, q, fx):
+	case q.Op == Read && !c.finishRead(now, q, fx):
 		return false
 	case q.changes() && q.tried != 0 && (q.acked|q.tried)&q.need == q.need:
 		if c.haveSome(q.acked & q.need) {

@@ -12,40 +12,6 @@ import (
 // A read asks one member for all of it. When every member has some block that it can't
 // read, the read goes on block by block, so that one good copy of each is enough. What
 // had to come from another member is written to those that could not give it.
-//
-// A write of part of a block first reads the blocks at its edges, and fills in what the
-// user does not write, while it has the extent to itself.
-
-// edge is which block of a write is being read.
-type edge uint8
-
-const (
-	noEdge edge = iota
-	headEdge
-	tailEdge
-)
-
-// firstEdge returns the first edge that must be read.
-func (q *Request) firstEdge() edge {
-	if q.Head > 0 || q.Extent.Count == 1 {
-		return headEdge
-	}
-	return tailEdge
-}
-
-// reading reports whether the request reads at the moment.
-func (q *Request) reading() bool { return q.Op == Read || q.edges != noEdge }
-
-// readExtent returns what is being read.
-func (q *Request) readExtent() block.Extent {
-	switch q.edges {
-	case headEdge:
-		return block.Extent{Start: q.Extent.Start, Count: 1}
-	case tailEdge:
-		return block.Extent{Start: q.Extent.End() - 1, Count: 1}
-	}
-	return q.part
-}
 
 // reader chooses the in-sync member to read from: the one on this node, else in turn.
 func (c *Coordinator) reader(tried members) int {
@@ -75,13 +41,13 @@ func (c *Coordinator) readFrom(q *Request, m int, fx *Effects) {
 		q.need = 0 // somebody is to be asked who has not promised the epoch yet
 		return
 	}
-	if q.Op == Read && q.part == q.Extent && q.part.Count > 1 {
+	if q.part == q.Extent && q.part.Count > 1 {
 		q.part.Count, q.tried = 1, 0
 		c.readFrom(q, c.reader(0), fx)
 		return
 	}
-	q.need, q.done, q.edges = 0, true, noEdge
-	q.Err = fault.E("coordinator.Read", fault.Corrupt, c.rec.Volume, fmt.Errorf("no in-sync replica has good data for blocks %v", q.readExtent()))
+	q.need, q.done = 0, true
+	q.Err = fault.E("coordinator.Read", fault.Corrupt, c.rec.Volume, fmt.Errorf("no in-sync replica has good data for blocks %v", q.part))
 }
 
 // untried reports whether a member that counts was not asked.
@@ -96,16 +62,12 @@ func (c *Coordinator) untried(q *Request) bool {
 
 // wasRead takes what a member read.
 func (c *Coordinator) wasRead(m int, q *Request, a *wire.ReadDone, fx *Effects) {
-	e := q.readExtent()
+	e := q.part
 	if len(a.Data) != int(e.Bytes()) || len(a.Sums) != int(e.Count) {
 		c.blame(m, failureOf(a))
 		return
 	}
 	q.acked.add(m)
-	if q.edges != noEdge {
-		c.fillEdge(q, a, fx)
-		return
-	}
 	at := int(e.Start - q.Extent.Start)
 	if data := q.Data[at*block.Size:]; &data[0] != &a.Data[0] { // a replica in this process may have put it there
 		copy(data, a.Data)
@@ -137,7 +99,7 @@ func (c *Coordinator) wasRead(m int, q *Request, a *wire.ReadDone, fx *Effects) 
 // block may be with a replica together.
 func (c *Coordinator) repairs(e block.Extent) bool {
 	for _, o := range c.active {
-		if o.reading() && o.repairing && o.part.Overlaps(e) {
+		if o.Op == Read && o.repairing && o.part.Overlaps(e) {
 			return true
 		}
 	}
@@ -160,29 +122,6 @@ func (c *Coordinator) nextPart(q *Request, fx *Effects) {
 	}
 	q.part = block.Extent{Start: q.part.End(), Count: 1}
 	c.readFrom(q, c.reader(0), fx)
-}
-
-// fillEdge puts what the user does not write around what it does, and sends the write
-// when both edges are known.
-func (c *Coordinator) fillEdge(q *Request, a *wire.ReadDone, fx *Effects) {
-	last := len(q.Data) - block.Size
-	if q.edges == headEdge {
-		copy(q.Data[:q.Head], a.Data)
-		if q.Extent.Count == 1 {
-			copy(q.Data[block.Size-q.Tail:], a.Data[block.Size-q.Tail:])
-		}
-		q.Sums[0] = block.Checksum(q.Data[:block.Size])
-		if q.Tail > 0 && q.Extent.Count > 1 {
-			q.edges, q.tried = tailEdge, 0
-			c.readFrom(q, c.reader(0), fx)
-			return
-		}
-	} else {
-		copy(q.Data[last+block.Size-q.Tail:], a.Data[block.Size-q.Tail:])
-		q.Sums[len(q.Sums)-1] = block.Checksum(q.Data[last:])
-	}
-	q.edges = noEdge
-	c.replicate(q, fx)
 }
 
 // finishRead goes on with a read, and reports whether it is complete.

@@ -28,14 +28,8 @@ type Request struct {
 	FUA        bool // Write, Zero: durable when complete
 	Data       []byte
 	Sums       []block.Sum // computed where the data comes from; Read fills and has compared them
-	// Head and Tail are, for Write, how many bytes at the beginning of the first block and
-	// at the end of the last one are not the user's: they stay what they are. Data and
-	// Sums are for whole blocks all the same; the missing bytes, and the sums of these two
-	// blocks, are filled in. So a front end serves requests of 512 bytes; for reads it
-	// reads whole blocks, and it leaves the edges of discards alone.
-	Head, Tail int
-	Err        error // a *fault.Error
-	User       any   // the caller's, for it to know the request by
+	Err        error       // a *fault.Error
+	User       any         // the caller's, for it to know the request by
 
 	need      members      // that must answer
 	acked     members      // that have
@@ -43,7 +37,6 @@ type Request struct {
 	from      int          // the member that is asked to read
 	part      block.Extent // Read: what is being read
 	repairing bool         // Read: what was read is written to those that could not
-	edges     edge         // Write: which block is being read
 	done      bool         // Read: all is there, but the leases must be checked first
 	slot      int
 	at        int           // in Coordinator.active
@@ -58,16 +51,7 @@ type Request struct {
 
 // reset makes the request as good as new.
 func (q *Request) reset() {
-	q.need, q.acked, q.tried, q.done, q.repairing, q.edges, q.Err = 0, 0, 0, false, false, noEdge, nil
-}
-
-// validEdges reports whether Head and Tail leave something to write.
-func (q *Request) validEdges() bool {
-	if q.Head|q.Tail == 0 {
-		return true
-	}
-	return q.Op == Write && q.Head >= 0 && q.Tail >= 0 && q.Head < block.Size && q.Tail < block.Size &&
-		(q.Extent.Count > 1 || q.Head+q.Tail < block.Size)
+	q.need, q.acked, q.tried, q.done, q.repairing, q.Err = 0, 0, 0, false, false, nil
 }
 
 // changes reports whether the request changes the volume.

@@ -40,7 +40,7 @@ func (c *Coordinator) watchSpeed(now time.Duration, m int) {
 	}
 	lag := time.Duration(0)
 	for _, q := range c.active {
-		if q.copy == nil && q.changes() && q.edges == noEdge && q.need.has(m) && !q.acked.has(m) && !q.tried.has(m) && q.acked != 0 {
+		if q.copy == nil && q.changes() && q.need.has(m) && !q.acked.has(m) && !q.tried.has(m) && q.acked != 0 {
 			lag = max(lag, now-q.since)
 		}
 	}

@@ -148,29 +148,6 @@ func TestAHoldThatTakesTooLongThaws(t *testing.T) {
 	}
 }
 
-func TestAWriteOfPartOfABlockKeepsTheRest(t *testing.T) {
-	s := attached(t, 2)
-	data := host.Buffer(2 * block.Size)
-	for i := range data {
-		data[i] = 7
-	}
-	q := &Request{Op: Write, Extent: block.Extent{Start: 3, Count: 2}, Data: data, Sums: make([]block.Sum, 2), Head: 512, Tail: 1024}
-	s.step(Submit{q})
-	if s.writesTo(0) != 0 || s.sentTo(0, wire.KindRead) != 1 {
-		t.Fatal("the edge must be read first")
-	}
-	s.settle()
-	want := host.Buffer(2 * block.Size) // what was read is zeros
-	for i := 512; i < len(want)-1024; i++ {
-		want[i] = 7
-	}
-	sums := make([]block.Sum, 2)
-	block.Checksums(sums, want)
-	if q.Err != nil || !slices.Equal(q.Data, want) || !slices.Equal(q.Sums, sums) || s.sentTo(1, wire.KindWrite) != 1 {
-		t.Fatalf("%v, %d writes", q.Err, s.sentTo(1, wire.KindWrite))
-	}
-}
-
 func TestOneGoodCopyOfEachBlockIsEnough(t *testing.T) {
 	s := attached(t, 2)
 	q := &Request{Op: Read, Extent: block.Extent{Start: 1, Count: 2}, Data: host.Buffer(2 * block.Size), Sums: make([]block.Sum, 2)}
