@@ -20,5 +20,5 @@
 // a device, an op for each operation of a replica. Frames and read buffers come from one
 // link.Pool. What one volume may have in flight is bounded by its device's depth and
 // coordinator.Options.QueueMax, what one replica may have by replica.InFlightMax, and
-// what one connection may bring by link.Options.
+// what one connection may bring by link.Options, and what it may be owed by debtMax.
 package node

@@ -12,6 +12,8 @@ type inbound struct {
 	n        *Node
 	conn     *link.Conn
 	channels map[uint32]*channel
+	debt     debt
+	held     queue[*channel] // those with frames that wait, whose turn it is first
 }
 
 // channel is one conversation on it.
@@ -20,6 +22,8 @@ type channel struct {
 	number   uint32
 	resident *resident
 	session  replica.Session
+	held     queue[*link.Frame] // what waits until less is owed, in order
+	over     bool
 }
 
 // channelsMax bounds the conversations on one connection: a node has no more volumes.
@@ -38,13 +42,55 @@ func (c *inbound) received(f *link.Frame) {
 		f.Release()
 		return
 	}
-	ch.resident.receive(ch.session, f.Tag.ID, f.Message, residentEvent{frame: f})
+	_, renews := f.Message.(*wire.Renew) // which asks nothing of the store, and must not be late
+	if renews || ch.held.count == 0 && c.debt.fits(answerBytes(f.Message)) {
+		ch.begin(f)
+		return
+	}
+	if ch.held.count == 0 {
+		c.held.push(ch)
+	}
+	ch.held.push(f)
+}
+
+func (ch *channel) begin(f *link.Frame) {
+	ch.resident.receive(ch.session, f.Tag.ID, f.Message, residentEvent{frame: f, debt: &ch.c.debt})
+}
+
+// goOn begins what waited, one message of each conversation at a time, as far as it may.
+func (c *inbound) goOn() {
+	for c.held.count > 0 {
+		ch := c.held.first()
+		if ch.over {
+			c.held.pop()
+			continue
+		}
+		f := ch.held.first()
+		if !c.debt.fits(answerBytes(f.Message)) {
+			return
+		}
+		ch.held.pop()
+		c.held.pop()
+		if ch.held.count > 0 {
+			c.held.push(ch)
+		}
+		ch.begin(f)
+	}
+}
+
+// leave ends the conversation.
+func (ch *channel) leave() {
+	ch.over = true
+	for f, ok := ch.held.pop(); ok; f, ok = ch.held.pop() {
+		f.Release()
+	}
+	ch.resident.leave(ch.session)
 }
 
 // open begins a conversation, in place of the one that the channel had.
 func (c *inbound) open(tag wire.Tag, m *wire.Open) {
 	if old := c.channels[tag.Channel]; old != nil {
-		old.resident.leave(old.session)
+		old.leave()
 		delete(c.channels, tag.Channel)
 	}
 	r := c.n.residents[m.Replica]
@@ -110,7 +156,7 @@ func (n *Node) expel() {
 // over ends all conversations: the connection is no more.
 func (c *inbound) over() {
 	for _, ch := range c.channels {
-		ch.resident.leave(ch.session)
+		ch.leave()
 	}
 	c.channels = nil
 	delete(c.n.inbounds, c)

@@ -20,6 +20,7 @@ type strait struct {
 	l    net.Listener
 	to   string
 	gate sync.RWMutex // held: nothing passes
+	back sync.RWMutex // the same for the way back
 	sent chan struct{}
 	over chan struct{} // has a value for each connection of which all was delivered
 }
@@ -54,7 +55,10 @@ func (s *strait) carry(c net.Conn) {
 	}
 	defer func() { s.over <- struct{}{} }()
 	defer d.Close()
-	go func() { _, _ = io.Copy(c, d) }() // until one of the two is closed
+	if err := d.(*net.TCPConn).SetReadBuffer(64 << 10); err != nil {
+		s.t.Error(err)
+	}
+	go func() { _, _ = io.Copy(gated{c, &s.back}, d) }() // until one of the two is closed
 	buf := make([]byte, 256<<10)
 	for {
 		n, err := c.Read(buf)
@@ -76,6 +80,18 @@ func (s *strait) carry(c net.Conn) {
 			return
 		}
 	}
+}
+
+// gated writes while nobody holds the gate.
+type gated struct {
+	io.Writer
+	gate *sync.RWMutex
+}
+
+func (g gated) Write(p []byte) (int, error) {
+	g.gate.RLock()
+	defer g.gate.RUnlock()
+	return g.Writer.Write(p)
 }
 
 // TestALateWriteOfTheDeadDoesNotUndoANewerOne delays a write on the connection to a replica

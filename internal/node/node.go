@@ -127,6 +127,9 @@ func (n *Node) tick() {
 		p.silence(now, n.o.ReplicaTimeout)
 		p.roomAgain() // if it was said when the loop's inbox was full
 	}
+	for c := range n.inbounds {
+		c.goOn() // likewise
+	}
 	n.late.drain()
 	every := n.o.ReplicaTimeout / 6
 	n.clock.Set((now/every + 1) * every) // together with the heads, which tick at such times
@@ -172,7 +175,9 @@ func (n *Node) accept(ctx context.Context) {
 		}
 		room <- struct{}{}
 		n.work(func(ctx context.Context) {
-			conn, err := link.Accept(ctx, nc, n.link)
+			o := n.link
+			o.QueueBytesMax, o.QueueFramesMax = answersMax, answersMax/1024
+			conn, err := link.Accept(ctx, nc, o)
 			<-room
 			if err != nil {
 				n.log.Warn("a connection was refused", "from", nc.RemoteAddr(), "err", err)
@@ -187,6 +192,8 @@ func (n *Node) accept(ctx context.Context) {
 
 func (n *Node) accepted(conn *link.Conn) {
 	c := &inbound{n: n, conn: conn, channels: make(map[uint32]*channel)}
+	goOn := c.goOn
+	c.debt.again = func() { n.loop.TryPost(goOn) }
 	n.inbounds[c] = true
 	n.serve(conn, c.received, c.over)
 }

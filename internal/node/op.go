@@ -25,6 +25,8 @@ type op struct {
 	entered bool         // it has a turn, or waits for one
 	asked   wire.Message // what is no I/O, until its turn
 	frame   *link.Frame  // the message came in it
+	debt    *debt        // what its answer takes is owed there; nil to nobody
+	owed    int64
 	hold    link.Holder  // of a local message's data
 	buffer  *link.Buffer // what was read is in it
 	sums    []block.Sum
@@ -67,6 +69,10 @@ func (o *op) Release() {
 	if o.buffer != nil {
 		o.buffer.Release()
 	}
+	if o.debt != nil {
+		o.debt.pay(o.owed)
+		o.debt = nil
+	}
 	q := &o.request // keeps what the store allocated for it
 	q.Extent, q.Generation, q.Data, q.Sums, q.Err = block.Extent{}, 0, nil, nil, nil
 	o.some.reset()
@@ -75,6 +81,14 @@ func (o *op) Release() {
 	p.mu.Lock()
 	p.free = append(p.free, o)
 	p.mu.Unlock()
+}
+
+// owe notes whom the operation's answer is for, until it was sent.
+func (o *op) owe(d *debt, bytes int64) {
+	if bytes > 0 {
+		o.debt, o.owed = d, bytes
+		d.bytes.Add(bytes)
+	}
 }
 
 // releaseMessage gives back what the request's data lies in.

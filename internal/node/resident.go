@@ -49,6 +49,7 @@ type residentEvent struct {
 	received replica.Received
 	stored   replica.Stored
 	frame    *link.Frame // of a message that came by a connection
+	debt     *debt       // of that connection
 	hold     link.Holder // of a message that came from a head of this process
 	into     destination // of such a Read
 	op       *op         // of a Stored
@@ -171,6 +172,9 @@ func (r *resident) perform(e residentEvent, fx replica.Effects) {
 		o := r.n.ops.get()
 		o.r, o.session, o.id, o.frame, o.hold = r, s.Session, s.ID, e.frame, e.hold
 		e.frame, e.hold = nil, nil
+		if e.debt != nil {
+			o.owe(e.debt, answerBytes(s.Msg))
+		}
 		r.inflight++
 		o.begin(s.Msg, e.into)
 	}
