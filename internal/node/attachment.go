@@ -51,10 +51,10 @@ type attachment struct {
 	unchanged  string             // why the volume is not what is wished for
 	answered   state.Revision     // of the wish that was carried out last, or failed
 
-	thawed      bool                 // it was looked whether the process before this one left it frozen
-	groups      map[string]time.Time // snapshots of groups that wait for the others, since when
-	repaired    uint64               // blocks of this head that an event has told of
-	repairsTold time.Time            // when
+	thawed      bool                          // it was looked whether the process before this one left it frozen
+	groups      map[string]*coordinator.Group // snapshots of groups that wait for the others
+	repaired    uint64                        // blocks of this head that an event has told of
+	repairsTold time.Time                     // when
 
 	mu     sync.Mutex
 	wanted wish
@@ -66,7 +66,7 @@ type attachment struct {
 }
 
 func newAttachment(d *daemon, id string) *attachment {
-	return &attachment{d: d, id: id, log: d.o.Log.With("volume", id), news: make(chan struct{}, 1), groups: map[string]time.Time{}}
+	return &attachment{d: d, id: id, log: d.o.Log.With("volume", id), news: make(chan struct{}, 1), groups: map[string]*coordinator.Group{}}
 }
 
 // Depths of a device: how many requests, and how many that are longer than

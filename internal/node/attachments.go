@@ -7,6 +7,7 @@ import (
 
 	v1 "github.com/holdfast-io/holdfast/api/holdfast/v1"
 	"github.com/holdfast-io/holdfast/internal/attach/frontend"
+	"github.com/holdfast-io/holdfast/internal/coordinator"
 	"github.com/holdfast-io/holdfast/internal/state"
 	"github.com/holdfast-io/holdfast/internal/state/statepb"
 )
@@ -100,7 +101,7 @@ func (a *attachments) inGroup(id string) (volumes []string) {
 	v := a.d.view
 	snap, ok := v.snapshots.Get(id)
 	status, said := v.snapStatuses.Get(id)
-	if !ok || !said || snap.Value.GetSpec().GetGroupId() == "" || status.Value.Phase != phaseHere {
+	if !ok || !said || snap.Value.GetSpec().GetGroupId() == "" || status.Value.Phase != string(coordinator.GroupHere) {
 		return nil
 	}
 	for _, e := range v.snapshots.ByIndex(byGroup, snap.Value.Spec.GroupId) {

@@ -32,6 +32,7 @@ func (a *attachment) snapshots() error {
 		snap, status := e.Value, a.snapStatus(e.ID)
 		switch {
 		case snap.Spec.Deleted:
+			delete(a.groups, e.ID)
 			errs = append(errs, a.deleteSnapshot(e.ID, status))
 		case status.Ready || status.Problem != "":
 		case a.explained(e.ID, status):
@@ -210,7 +211,7 @@ func (a *attachment) thaw() {
 	}
 	for _, e := range a.d.view.snapshots.ByIndex(byVolume, a.id) {
 		s := a.snapStatus(e.ID)
-		if !e.Value.Spec.Freeze || s.Ready || s.Generation == 0 && s.Phase != phaseFrozen {
+		if !e.Value.Spec.Freeze || s.Ready || s.Generation == 0 && s.Phase != string(coordinator.GroupFrozen) {
 			continue
 		}
 		ctx, cancel := context.WithTimeout(a.d.ctx, mountTimeout)

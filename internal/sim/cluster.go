@@ -22,7 +22,8 @@ var errUnavailable = errors.New("the record can't be asked")
 
 // cluster is everything in one run.
 type cluster struct {
-	world
+	*world
+	name   string // in the trace; "" where there is one only
 	nodes  []*node
 	heads  []*head
 	record spec.Record
@@ -54,8 +55,11 @@ type cluster struct {
 	lossy      map[int]int // nodes that lost what was not flushed, and counted; value: when
 	deaths     int         // how often a process died
 	submitted  int
-	repaired   int        // what had rotted and was written again
-	onStep     func(step) // sees what happens between nodes; nil for nobody
+	repaired   int                         // what had rotted and was written again
+	onStep     func(step)                  // sees what happens between nodes; nil for nobody
+	onTick     func(*head)                 // has a head look for what else there is to do; nil for nothing
+	reserved   int                         // blocks at the volume's beginning that its own client leaves alone
+	contents   map[block.Generation][]byte // of the snapshots, at the end
 	nextInc    uint64
 	replicas   byte // how many were made
 	sessions   uint64
@@ -84,13 +88,40 @@ type Result struct {
 	Heads    int
 	Time     time.Duration // simulated
 	Stats    coordinator.Stats
+
+	Groups, GroupsFailed int // snapshots of both volumes
 }
 
-// Run runs the cluster of a seed and returns what it found. trace may be nil.
+// Run runs the cluster of a seed, or two of them, and returns what it found. trace may be
+// nil.
 func Run(seed uint64, trace func(string)) (Result, error) {
-	c := newCluster(seed, trace)
-	c.live()
-	r := Result{Hash: c.hash, Requests: c.submitted, Epoch: c.record.Epoch, Heads: len(c.heads), Time: c.now}
+	w := newWorld(seed, trace)
+	var r Result
+	if rand.New(rand.NewPCG(seed, 0x9a1)).IntN(pairEvery) == 0 {
+		p := newPair(w)
+		w.guarded(p.live)
+		r = Result{Groups: p.taken, GroupsFailed: p.failed}
+		for _, c := range p.volumes {
+			r.add(c)
+		}
+	} else {
+		c := w.cluster()
+		c.build(c.draw())
+		w.guarded(c.live)
+		r.add(c)
+	}
+	r.Hash, r.Time = w.hash, w.now
+	return r, w.err
+}
+
+// pairEvery is of how many seeds one has two volumes.
+const pairEvery = 12
+
+// add counts what a cluster did, and ends it.
+func (r *Result) add(c *cluster) {
+	r.Requests += c.submitted
+	r.Epoch += c.record.Epoch
+	r.Heads += len(c.heads)
 	for _, h := range c.heads {
 		s := h.coord.Stats()
 		r.Stats.Ejected += s.Ejected
@@ -98,9 +129,9 @@ func Run(seed uint64, trace func(string)) (Result, error) {
 		r.Stats.Repaired += s.Repaired
 		r.Stats.Gated += s.Gated
 		r.Stats.Copied += s.Copied
+		r.Stats.Slow += s.Slow
 	}
 	c.end()
-	return r, c.err
 }
 
 // end gives back what the stores have in memory.
@@ -112,13 +143,18 @@ func (c *cluster) end() {
 	}
 }
 
-// live is the whole run. A broken invariant is a find as any other.
-func (c *cluster) live() {
+// guarded plays a run. A broken invariant is a find as any other.
+func (w *world) guarded(live func()) {
 	defer func() {
 		if p := recover(); p != nil {
-			c.found("panic: %v\n%s", p, debug.Stack())
+			w.found("panic: %v\n%s", p, debug.Stack())
 		}
 	}()
+	live()
+}
+
+// live is the whole run.
+func (c *cluster) live() {
 	c.chaos()
 	c.run(20*time.Second, func() bool { return c.submitted >= c.requests && len(c.checks) == 0 })
 	if c.err == nil {
@@ -126,17 +162,15 @@ func (c *cluster) live() {
 	}
 }
 
-func emptyCluster(seed uint64, trace func(string)) *cluster {
-	c := &cluster{checks: make(map[*coordinator.Request]check), cuts: make(map[[2]int]bool), lossy: make(map[int]int)}
-	c.rand = rand.New(rand.NewPCG(seed, 0x51a))
-	c.trace = trace
-	c.lease = 300 * time.Millisecond
-	return c
+func (w *world) cluster() *cluster {
+	return &cluster{world: w, lease: 300 * time.Millisecond, checks: make(map[*coordinator.Request]check), cuts: make(map[[2]int]bool), lossy: make(map[int]int)}
 }
 
-// newCluster draws what a run is like, and builds its cluster.
-func newCluster(seed uint64, trace func(string)) *cluster {
-	c := emptyCluster(seed, trace)
+// log is world's, with the cluster's name.
+func (c *cluster) log(format string, args ...any) { c.world.log(c.name+format, args...) }
+
+// draw draws what a run is like.
+func (c *cluster) draw() shape {
 	c.netMax = []time.Duration{200 * time.Microsecond, 2 * time.Millisecond, 20 * time.Millisecond}[c.rand.IntN(3)]
 	c.diskMax = []time.Duration{100 * time.Microsecond, time.Millisecond, 5 * time.Millisecond}[c.rand.IntN(3)]
 	c.depth = 1 + c.rand.IntN(12)
@@ -173,8 +207,7 @@ func newCluster(seed uint64, trace func(string)) *cluster {
 		c.favourite == afterServing && c.chance(70):
 		s.blocks = 16 * block.PerRegion
 	}
-	c.build(s)
-	return c
+	return s
 }
 
 // shape is what a cluster begins with.
@@ -437,6 +470,12 @@ func (c *cluster) forget() {
 
 // converge ends all faults; then everything must become well again.
 func (c *cluster) converge() {
+	c.heal()
+	c.becomeWell()
+}
+
+// heal ends all faults.
+func (c *cluster) heal() {
 	c.healed = true
 	c.log("all faults end")
 	c.recordDown = false
@@ -451,7 +490,6 @@ func (c *cluster) converge() {
 			h.end()
 		}
 	}
-	end := c.now + 120*time.Second
 	var settle func()
 	settle = func() {
 		for _, h := range c.heads { // the record went to a head that is gone: whoever is left lost it
@@ -466,6 +504,11 @@ func (c *cluster) converge() {
 		c.after(c.lease/4, settle)
 	}
 	settle()
+}
+
+// becomeWell waits until everything is well, and compares the replicas.
+func (c *cluster) becomeWell() {
+	end := c.now + 120*time.Second
 	c.run(c.now+3*c.lease, func() bool { return false }) // what just happened is noticed
 	c.run(end, c.well)
 	if c.err != nil {
@@ -518,6 +561,9 @@ func (c *cluster) compare() {
 			blocks = len(x.tags)
 		}
 		data := c.compareGeneration(g, blocks)
+		if c.contents != nil {
+			c.contents[g] = data
+		}
 		if c.err == nil && x != nil {
 			if err := x.check(data, c.deaths > 0); err != nil {
 				c.found("snapshot %d: %v", g, err)

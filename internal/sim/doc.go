@@ -27,6 +27,9 @@
 //   - version: processes that don't speak our version are started, which the handshake of
 //     package wire refuses.
 //
+// One seed in twelve has two volumes, with nodes and owners of their own, and snapshots of
+// both at one moment (see pair).
+//
 // Acknowledged writes may vanish without a flush only when every replica that counts has lost
 // its memory since.
 package sim

@@ -67,6 +67,9 @@ func (h *head) tick() {
 		return
 	}
 	h.use()
+	if h.c.onTick != nil {
+		h.c.onTick(h)
+	}
 	h.c.after(h.c.between(h.c.lease/100, h.c.lease/20), h.tick)
 }
 
@@ -217,11 +220,12 @@ func (h *head) use() {
 	c := h.c
 	for n := c.rand.IntN(4); n > 0 && !h.quiet && h.using < c.depth && h.coord.Room() > 0 && c.submitted < c.requests; n-- {
 		c.submitted++
-		b := c.rand.IntN(len(c.model.blocks))
+		blocks := len(c.model.blocks) - c.reserved
+		b := c.reserved + c.rand.IntN(blocks)
 		if c.chance(50) {
-			b = c.rand.IntN(min(16, len(c.model.blocks)))
+			b = c.reserved + c.rand.IntN(min(16, blocks))
 		} else if c.chance(50) {
-			b = b / block.PerRegion * block.PerRegion // where others come too
+			b = max(b/block.PerRegion*block.PerRegion, c.reserved) // where others come too
 		}
 		count := 1 + c.rand.IntN(min(4, len(c.model.blocks)-b))
 		h.using++
@@ -229,7 +233,7 @@ func (h *head) use() {
 		case h.readsOnly:
 			h.get(b, count)
 		case k < 4:
-			h.write(b, count)
+			h.write(b, count, nil)
 		case k < 5:
 			h.zero(b, count)
 		case k < 9:
@@ -259,20 +263,23 @@ func extentOf(b, count int) block.Extent {
 	return block.Extent{Start: block.Index(b), Count: uint64(count)}
 }
 
-func (h *head) write(b, count int) {
+// write writes a new tag, which it returns, and calls done, if it is not nil, with what
+// became of it, unless the head dies.
+func (h *head) write(b, count int, done func(error)) (tag uint64) {
 	h.c.model.tag++
-	tag := h.c.model.tag
+	tag = h.c.model.tag
 	data, sums := pattern(count, tag)
 	at := h.c.model.begin(b, count, tag)
 	h.c.log("%s writes %d to %d+%d", h.name, tag, b, count)
-	h.change(&coordinator.Request{Op: coordinator.Write, Extent: extentOf(b, count), Data: data, Sums: sums}, tag, b, at)
+	h.change(&coordinator.Request{Op: coordinator.Write, Extent: extentOf(b, count), Data: data, Sums: sums}, &debt{tag: tag, b: b, at: at, done: done})
+	return tag
 }
 
 // zero is a write of a tag of its own kind: zeros can't name their write, so zeroings of
 // one block are alike.
 func (h *head) zero(b, count int) {
 	at := h.c.model.begin(b, count, 0)
-	h.change(&coordinator.Request{Op: coordinator.Zero, Extent: extentOf(b, count)}, 0, b, at)
+	h.change(&coordinator.Request{Op: coordinator.Zero, Extent: extentOf(b, count)}, &debt{b: b, at: at})
 }
 
 // debt is a write that nobody has had an answer for.
@@ -281,16 +288,20 @@ type debt struct {
 	b   int
 	at  []int // its position in the history of each block
 	old bool  // a younger head serves: what it did is done
+
+	done func(error)
 }
 
 // change submits a write or a zeroing, and tells the model what became of it.
-func (h *head) change(q *coordinator.Request, tag uint64, b int, at []int) {
-	d := &debt{tag: tag, b: b, at: at}
+func (h *head) change(q *coordinator.Request, d *debt) {
 	h.owed = append(h.owed, d)
 	losses := h.c.losses
 	q.FUA = h.c.chance(10)
 	h.submit(q, func(q *coordinator.Request) {
-		h.c.log("%s wrote %d to %v: %v", h.name, tag, q.Extent, q.Err)
+		h.c.log("%s wrote %d to %v: %v", h.name, d.tag, q.Extent, q.Err)
+		if d.done != nil {
+			defer func() { d.done(q.Err) }()
+		}
 		if q.Err != nil && h.coord.Stopped() != nil {
 			return // it may have taken effect, or do so until somebody else serves
 		}
@@ -300,9 +311,9 @@ func (h *head) change(q *coordinator.Request, tag uint64, b int, at []int) {
 			if h.c.losses != losses {
 				return // done before it was lost, perhaps, and only heard of now
 			}
-			h.c.model.ack(b, d.at)
+			h.c.model.ack(d.b, d.at)
 			if q.FUA {
-				h.c.model.durable(b, d.at)
+				h.c.model.durable(d.b, d.at)
 			}
 		}
 	})

@@ -71,7 +71,7 @@ func TestAResyncSurvivesACrashAtEveryStep(t *testing.T) {
 
 // run plays the resync, and returns how many steps it had.
 func (x interruption) run(trace func(string)) (steps int, err error) {
-	c := emptyCluster(1, trace)
+	c := newWorld(1, trace).cluster()
 	defer c.end()
 	c.netMax, c.diskMax = 200*time.Microsecond, 100*time.Microsecond
 	c.patience, c.cleanEvery, c.depth = c.lease/2, c.lease/10, 3

@@ -29,6 +29,8 @@ func TestPlantedBugsAreFound(t *testing.T) {
 		"clean while gates are closed",
 		"no drain before a promise",
 		"late duplicate admitted",
+		"members of a group do not wait",
+		"heads of before speak for a group member",
 	} {
 		t.Run(strings.ReplaceAll(bug, " ", "-"), func(t *testing.T) {
 			fault.PlantedBug = bug

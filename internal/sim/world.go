@@ -19,6 +19,10 @@ type world struct {
 	err    error // what was found
 }
 
+func newWorld(seed uint64, trace func(string)) *world {
+	return &world{rand: rand.New(rand.NewPCG(seed, 0x51a)), trace: trace}
+}
+
 type event struct {
 	at  time.Duration
 	seq uint64
