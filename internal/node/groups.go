@@ -59,9 +59,12 @@ func (a *attachment) inStep(id string, snap *v1.Snapshot, g *coordinator.Group) 
 			}
 		case coordinator.GroupSays:
 			at, err := a.sayOfGroup(id, &v1.SnapshotStatus{Generation: uint32(step.Generation), Phase: string(step.Phase)}, step.Revision)
-			if err != nil {
+			switch {
+			case err != nil && step.Phase == coordinator.GroupHere:
+				return step, err // nothing has begun: it is tried again
+			case err != nil:
 				g.Done(err)
-			} else {
+			default:
 				g.Said(at)
 			}
 		case coordinator.GroupOrders:

@@ -211,9 +211,14 @@ func (p *pair) inStep(h *head, t *tending, m member) {
 		}
 	case coordinator.GroupSays:
 		p.say(h, word{m, coordinator.GroupStatus{Phase: step.Phase, Generation: step.Generation}}, step.Revision, func(revision int64, err error) {
-			if err != nil {
+			switch {
+			case err != nil && step.Phase == coordinator.GroupHere:
+				delete(t.groups, m.round)
+				t.busy = false
+				return
+			case err != nil:
 				g.Done(err)
-			} else {
+			default:
 				g.Said(revision)
 			}
 			again()
