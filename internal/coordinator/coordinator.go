@@ -204,7 +204,10 @@ type Linked struct {
 
 // Unlinked tells that a connection to a member ended or could not be made. It is said
 // once for each Link and after each Unlink.
-type Unlinked struct{ Member int }
+type Unlinked struct {
+	Member int
+	Why    error // the member's node answered and would not talk; nil: it can't be reached
+}
 
 // Received is an answer of a member. Data of a ReadDone is the coordinator's until the
 // request it answers is complete.
@@ -301,7 +304,7 @@ func (c *Coordinator) Step(now time.Duration, ev Event) Effects {
 	case Linked:
 		c.linked(now, ev, fx)
 	case Unlinked:
-		c.unlinked(now, ev.Member, fx)
+		c.unlinked(now, ev, fx)
 	case Received:
 		return c.Receive(now, ev)
 	case Recorded:

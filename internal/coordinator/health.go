@@ -103,10 +103,24 @@ func (c *Coordinator) absence(now time.Duration, m int) (cause, cure string) {
 			cure = better
 		}
 		return what, cure
+	case !x.linked && x.refusal != nil:
+		return refused(x.refusal)
 	case !x.linked:
 		return "it can't be reached", cure
 	}
 	return fmt.Sprintf("it was not heard of for %v", now-x.heard), cure
+}
+
+// refused says why a member's node does not talk to this one.
+func refused(why error) (cause, cure string) {
+	what, cure := fault.Describe(why)
+	switch {
+	case cure == "" && fault.Is(why, fault.Unsupported):
+		cure = "run the same version of holdfast on all nodes"
+	case cure == "":
+		cure = "see the log of the replica's node"
+	}
+	return "its node and this one do not talk to each other: " + what, cure
 }
 
 // outdated says how a member stands that does not count.
@@ -118,6 +132,9 @@ func (c *Coordinator) outdated(now time.Duration, m int) (cause, cure string) {
 		why = ", left behind because " + what
 	}
 	switch s := x.sync; {
+	case !x.linked && x.refusal != nil:
+		what, cure := refused(x.refusal)
+		return "the replica lacks writes, and " + what + why, cure
 	case !x.linked:
 		return "the replica lacks writes and can't be reached" + why, "bring the replica's node back, or replace the replica"
 	case x.leaving:

@@ -17,6 +17,7 @@ type member struct {
 	linking bool // a connection is being made
 	linked  bool
 	version wire.Version
+	refusal error // why its node would not talk, the last time
 	closing bool          // the connection was given up; its end is not told yet
 	retry   time.Duration // when to link, or to ask again
 	opened  *wire.Opened  // what it said of itself on this connection
@@ -77,7 +78,7 @@ func (c *Coordinator) linked(now time.Duration, ev Linked, fx *Effects) {
 		return
 	}
 	x.linking, x.linked, x.opened, x.promised, x.asking, x.renewing, x.heard = false, true, nil, 0, false, false, now
-	x.leaving = false
+	x.leaving, x.refusal = false, nil
 	c.ask(m, &wire.Open{Volume: c.rec.Volume, Replica: c.rec.Members[m].Replica}, fx,
 		func(now time.Duration, m int, msg wire.Message, fx *Effects) { c.openedUp(now, m, msg, fx) })
 }
@@ -147,8 +148,10 @@ func (c *Coordinator) oldData(m int, o *wire.Opened) (since block.Epoch, old boo
 }
 
 // unlinked takes note of the end of a connection.
-func (c *Coordinator) unlinked(now time.Duration, m int, fx *Effects) {
+func (c *Coordinator) unlinked(now time.Duration, ev Unlinked, fx *Effects) {
+	m := ev.Member
 	x := c.members[m]
+	x.refusal = ev.Why
 	was := x.linked
 	c.forget(now, m, fx)
 	x.linking, x.closing = false, false

@@ -151,7 +151,7 @@ func (s *script) command(word []string) {
 		s.c.SetLimits(Limits{PauseResync: word[0] == "pause"})
 		s.step(Tick{})
 	case "unlink":
-		s.step(Unlinked{arg(1)})
+		s.step(Unlinked{Member: arg(1)})
 	case "leave":
 		s.step(Received{Member: arg(1), Msg: &wire.Leave{}})
 	case "recorded":
@@ -250,7 +250,7 @@ func (s *script) step(ev Event) {
 		fmt.Fprintf(&s.out, "  stopped%s\n", because(err))
 	}
 	for _, m := range unlink {
-		s.step(Unlinked{m})
+		s.step(Unlinked{Member: m})
 	}
 }
 

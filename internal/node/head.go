@@ -262,12 +262,12 @@ func (h *head) linked(m int, c conversation) {
 }
 
 // unlinked tells that a conversation has ended, or could not begin.
-func (h *head) unlinked(m int, c conversation) {
+func (h *head) unlinked(m int, c conversation, why error) {
 	if h.over || h.links[m] != nil && h.links[m] != c {
 		return
 	}
 	delete(h.links, m)
-	h.step(coordinator.Unlinked{Member: m}, nil)
+	h.step(coordinator.Unlinked{Member: m, Why: why}, nil)
 }
 
 // received takes a message of a member.

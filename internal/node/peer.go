@@ -96,8 +96,14 @@ func (p *peer) dialed(conn *link.Conn, err error) {
 	p.waiting = nil
 	if err != nil {
 		p.n.log.Debug("no connection to a node", "peer", p.id, "err", err)
+		why := err
+		switch fault.KindOf(err) {
+		case fault.Unsupported, fault.Denied, fault.Invalid: // it answered
+		default:
+			why = nil
+		}
 		for _, r := range waiting {
-			r.end()
+			r.endFor(why)
 		}
 		return
 	}
@@ -149,11 +155,15 @@ func (p *peer) silence(now, limit time.Duration) {
 	}
 }
 
-func (r *remote) end() {
+func (r *remote) end() { r.endFor(nil) }
+
+// endFor ends the conversation because of why, when the other end has said that it does not
+// want one.
+func (r *remote) endFor(why error) {
 	if !r.ended {
 		r.ended = true
 		delete(r.p.channels, r.channel)
-		r.h.unlinked(r.member, r)
+		r.h.unlinked(r.member, r, why)
 	}
 }
 

@@ -1,6 +1,8 @@
 package wire
 
 import (
+	"fmt"
+
 	"github.com/holdfast-io/holdfast/internal/fault"
 )
 
@@ -40,5 +42,5 @@ func Agree(ours, theirs *Hello) (Version, error) {
 	}
 	return 0, fault.WithCure(fault.Errorf(op, fault.Unsupported, "node %s (%q) speaks versions %d to %d, this one %d to %d",
 		theirs.Node, theirs.Name, theirs.Lowest, theirs.Highest, ours.Lowest, ours.Highest),
-		"upgrade holdfast on node "+older.Node.String())
+		fmt.Sprintf("upgrade holdfast on node %s (%q)", older.Node, older.Name))
 }
