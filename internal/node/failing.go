@@ -3,6 +3,7 @@ package node
 import (
 	"time"
 
+	"github.com/holdfast-io/holdfast/internal/host"
 	"github.com/holdfast-io/holdfast/internal/replica"
 	"github.com/holdfast-io/holdfast/internal/store"
 )
@@ -14,6 +15,7 @@ type failing struct {
 	noticed bool
 	times   uint64
 	shut    bool // the store is closed, and not open again yet
+	timer   *host.Timer
 }
 
 // reopenAfterMax bounds how long a replica that failed is left alone.
@@ -25,35 +27,64 @@ func (r *resident) lookForFailure() {
 	if err == nil || r.failing.noticed {
 		return
 	}
-	r.failing.noticed = true
 	r.log.Error("the replica failed; it will be opened anew", "err", err)
-	r.state.Step(r.n.loop.Now(), replica.Failed{Err: err})
+	r.fail(err)
 	r.reopenLater()
+	r.n.trouble()
+}
+
+// fail has the replica serve nothing any more.
+func (r *resident) fail(err error) {
+	r.failing.noticed = true
+	r.state.Step(r.n.loop.Now(), replica.Failed{Err: err})
 }
 
 func (r *resident) reopenLater() {
 	wait := min(r.n.o.Lease/2<<min(r.failing.times, 10), reopenAfterMax)
 	r.failing.times++
-	r.n.loop.NewTimer(r.reopen).Set(r.n.loop.Now() + wait)
+	r.reopenIn(wait)
 }
 
-// reopen closes the store that failed, and opens it as another process would.
+func (r *resident) reopenIn(wait time.Duration) {
+	if r.failing.timer == nil {
+		r.failing.timer = r.n.loop.NewTimer(r.reopen)
+	}
+	r.failing.timer.Set(r.n.loop.Now() + wait)
+}
+
+// reopen closes the store that failed, and opens it as another process would. One whose
+// pool is away is opened when that is back.
 func (r *resident) reopen() {
-	if r.closing != nil || r.n.residents[r.id] != r {
+	if r.closing != nil || r.n.residents[r.id] != r || !r.failing.noticed || r.pool.away {
 		return
 	}
 	if r.inflight > 0 { // what it was asked for ends soon, in vain
-		r.n.loop.NewTimer(r.reopen).Set(r.n.loop.Now() + 10*time.Millisecond)
+		r.reopenIn(10 * time.Millisecond)
 		return
 	}
-	r.inflight++ // a close waits
 	if r.failing.shut {
+		r.inflight++ // a close waits
 		r.openAgain()
 		return
 	}
+	r.shut()
+}
+
+// shut closes the store that failed.
+func (r *resident) shut() {
+	r.inflight++ // a close waits
 	r.store.Close(func(error) {
 		r.failing.shut = true
-		r.openAgain()
+		switch {
+		case !r.pool.away:
+			r.openAgain()
+			return
+		case r.closing != nil:
+			r.inflight--
+			r.closeIdle()
+		default:
+			r.inflight--
+		}
 	})
 }
 

@@ -71,6 +71,8 @@ type Node struct {
 	working sync.WaitGroup
 	ran     chan struct{}
 
+	troubled chan struct{} // has a value when a replica has failed
+
 	// The loop's.
 	residents map[block.ReplicaID]*resident
 	heads     map[block.VolumeID]*head
@@ -99,6 +101,7 @@ func newNode(o Config) (*Node, error) {
 		residents: make(map[block.ReplicaID]*resident), heads: make(map[block.VolumeID]*head),
 		peers: make(map[block.NodeID]*peer), inbounds: make(map[*inbound]bool), ran: make(chan struct{})}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
+	n.troubled = make(chan struct{}, 1)
 	n.late.post, n.flush = loop.TryPost, n.flushDirty
 	n.link = link.Options{
 		Self:        wire.Hello{Cluster: o.Cluster, Node: o.Node, Incarnation: n.incarnation, Boot: n.boot, Name: o.Name},
@@ -133,6 +136,14 @@ func (n *Node) tick() {
 	n.late.drain()
 	every := n.o.ReplicaTimeout / 6
 	n.clock.Set((now/every + 1) * every) // together with the heads, which tick at such times
+}
+
+// trouble has the node look at its pools soon: a replica failed.
+func (n *Node) trouble() {
+	select {
+	case n.troubled <- struct{}{}:
+	default: // it is about to
+	}
 }
 
 // work runs f on a goroutine that Close waits for. Its context ends with the node.

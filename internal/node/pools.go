@@ -24,6 +24,7 @@ type ownPool struct {
 	space store.Space
 
 	// The loop's.
+	away    bool            // its filesystem has shut down: no disk, and no store is open
 	turns   turns.Desk[*op] // at the disk, fair between the volumes that have replicas on it
 	calling bool            // left is at it
 }
@@ -82,7 +83,7 @@ func (o *ownPool) options() store.Options {
 
 // open opens the volume's replica here; what the replica is called it says itself.
 func (o *ownPool) open(ctx context.Context, v block.VolumeID) error {
-	return o.n.wait(ctx, func(done func(error)) {
+	return o.use(ctx, func(done func(error)) {
 		r := &resident{n: o.n, pool: o, volume: v}
 		r.open(func(err error) { done(err) })
 	})
@@ -90,7 +91,7 @@ func (o *ownPool) open(ctx context.Context, v block.VolumeID) error {
 
 // create makes an empty replica and opens it.
 func (o *ownPool) create(ctx context.Context, s store.Spec) error {
-	err := o.n.wait(ctx, func(done func(error)) {
+	err := o.use(ctx, func(done func(error)) {
 		store.Create(o.disk, s.Volume.String(), s, o.options(), done)
 	})
 	if err != nil && !fault.Is(err, fault.Exists) {
@@ -102,7 +103,7 @@ func (o *ownPool) create(ctx context.Context, s store.Spec) error {
 // clone makes a replica that begins as what a generation of another volume's replica in
 // the pool shows, and opens it.
 func (o *ownPool) clone(ctx context.Context, source block.VolumeID, gen block.Generation, s store.Spec) error {
-	err := o.n.wait(ctx, func(done func(error)) {
+	err := o.use(ctx, func(done func(error)) {
 		for _, r := range o.n.residents {
 			if r.volume == source && r.pool == o {
 				r.store.Clone(gen, s.Volume.String(), s, done)
@@ -119,11 +120,22 @@ func (o *ownPool) clone(ctx context.Context, source block.VolumeID, gen block.Ge
 
 // remove closes and deletes a replica.
 func (o *ownPool) remove(ctx context.Context, r *resident) error {
-	return o.n.wait(ctx, func(done func(error)) {
+	return o.use(ctx, func(done func(error)) {
 		r.close(func(error) { // it goes away, saved or not
 			delete(o.n.residents, r.id)
 			store.Delete(o.disk, r.volume.String(), done)
 		})
+	})
+}
+
+// use is wait for what needs the pool's disk.
+func (o *ownPool) use(ctx context.Context, begin func(done func(error))) error {
+	return o.n.wait(ctx, func(done func(error)) {
+		if o.away {
+			done(fault.Errorf("node", fault.Unavailable, "the filesystem of the pool at %s has shut down, and is mounted anew when that can be", o.pool.Path()))
+			return
+		}
+		begin(done)
 	})
 }
 
@@ -144,7 +156,7 @@ func (n *Node) wait(ctx context.Context, begin func(done func(error))) error {
 // usedBytes returns what a replica takes of its pool: what the filesystem says of its
 // files.
 func (o *ownPool) usedBytes(v block.VolumeID) (bytes int64) {
-	_ = filepath.WalkDir(filepath.Join(o.disk.Root(), v.String()), func(_ string, d fs.DirEntry, err error) error {
+	_ = filepath.WalkDir(filepath.Join(o.pool.Volumes(), v.String()), func(_ string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return nil // it is being deleted
 		}

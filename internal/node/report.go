@@ -24,10 +24,12 @@ func (d *daemon) report(ctx context.Context) {
 		d.reportNode(ctx, said)
 		for _, p := range d.pools {
 			d.reportPool(ctx, said, p)
+			d.revive(ctx, p)
 		}
 		d.node.do(d.node.expel)
 		select {
 		case <-tick.C:
+		case <-d.node.troubled:
 		case <-ctx.Done():
 			tick.Stop()
 			return

@@ -53,6 +53,20 @@ func (p *Pool) Health() Health {
 	return fullness(p.path, id)
 }
 
+// IsShut reports whether the pool's filesystem has shut down after an error of what it is
+// on, or could not be mounted after that: nothing can be done there before [Pool.Remount].
+// Who mounts the filesystem of a directory has to see to that, so of those it is false.
+func (p *Pool) IsShut() bool {
+	return p.Identity().Kind != Directory && (shut(p.mount) || !mounted(p.path))
+}
+
+// shut reports whether the filesystem that is mounted there has shut down: then it tells
+// nothing of a file, although it knows all of it.
+func shut(mount string) bool {
+	var st unix.Stat_t
+	return errors.Is(unix.Stat(filepath.Join(mount, identityName), &st), unix.EIO)
+}
+
 // Report is what can be known of a pool without opening it.
 type Report struct {
 	Path       string

@@ -51,12 +51,20 @@ func TestPoolWhoseFilesystemShutDown(t *testing.T) {
 	if err := p.Space().Admit(4096); err != nil && !fault.Is(err, fault.Media) {
 		t.Errorf("admitting gives %v", err)
 	}
+	if !p.IsShut() {
+		t.Error("it is not said that it has shut down")
+	}
+	must(t, p.Remount(t.Context())) // as a node does by itself
+	if p.IsShut() {
+		t.Error("it has shut down still")
+	}
+	wantHealth(t, p, Ready, "")
+	must(t, p.Space().Admit(4096))
+	check(p)
+	shutDown(t, p.Mount())
 	p.KeepMounted()
 	must(t, p.Close())
-	_, err := open(t, path)
-	wantFault(t, err, fault.Media, "dmesg", "holdfast pool unmount "+path+"; holdfast pool remount "+path)
-	must(t, Unmount(path)) // as the cure says
-	p = mustOpen(t, path)
+	p = mustOpen(t, path) // whoever opens it next mounts it anew
 	check(p)
 	wantHealth(t, p, Ready, "")
 	must(t, p.Close())

@@ -121,6 +121,11 @@ func (p *Pool) open(ctx context.Context, o OpenOptions) error {
 	}
 	p.identity, p.mount = outer, mountOf(p.path, outer.Kind)
 	if p.mount != p.path {
+		if shut(p.mount) { // it is of no use to anybody, and is as after a crash when it is mounted anew
+			if err := unmountPool(p.path); err != nil {
+				return err
+			}
+		}
 		if p.unmounts, err = mountPool(ctx, p.path, outer); err != nil {
 			return err
 		}
@@ -205,6 +210,29 @@ func (p *Pool) unlockInside() {
 // KeepMounted makes Close leave the filesystem mounted. Call it from one goroutine, the
 // one that closes.
 func (p *Pool) KeepMounted() { p.unmounts = false }
+
+// Remount unmounts the pool's filesystem and mounts it anew, which is what one needs that
+// has shut down. Nothing in it may be open, nothing else may be asked of the pool meanwhile, and
+// Space returns another one afterwards. When it fails it can be tried again. A directory is
+// left as it is.
+func (p *Pool) Remount(ctx context.Context) error {
+	const op = "pool.Remount"
+	if p.Identity().Kind == Directory {
+		return nil
+	}
+	p.unlockInside()
+	if err := unmountPool(p.path); err != nil {
+		return fault.Wrap(op, err)
+	}
+	outer, err := loadOuter(p.path, OpenOptions{Cluster: p.Identity().Cluster})
+	if err != nil {
+		return fault.Wrap(op, err)
+	}
+	if _, err := mountPool(ctx, p.path, outer); err != nil {
+		return fault.Wrap(op, p.advise(err))
+	}
+	return fault.Wrap(op, p.enter(outer, nil))
+}
 
 // Path returns the pool's directory, absolute and without symbolic links.
 func (p *Pool) Path() string { return p.path }

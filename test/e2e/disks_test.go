@@ -34,7 +34,9 @@ func TestDisks(t *testing.T) {
 	c.during(t, "AReadThatADiskRefusesIsServedByAnotherCopy", c.refusesReads)
 	c.during(t, "AFullPoolIsLeftBehindAndComesBackByItself", c.fillsOnePool)
 	c.during(t, "WhenAllPoolsAreFullThereIsNoSpaceUntilThereIs", c.fillsAllPools)
+	c.during(t, "AFilesystemThatHasShutDownIsMountedAnew", c.shutsDown)
 	if long {
+		c.during(t, "ADiskThatRefusesWritesCostsOneCopyUntilItIsWell", c.refusesWrites)
 		c.during(t, "AFullDiskBelowThePoolCostsOneCopy", c.fillsTheDiskBelow)
 		c.during(t, "ASlowDiskIsSeenAndLeftBehind", c.slowsADisk)
 	}
@@ -314,6 +316,68 @@ func (c *cluster) writeAt(device string, at int64, mib int) error {
 	return nil
 }
 
+// refusesWrites has the disk of the third node's pool answer every write with EIO: its image
+// is a file of ext4 that can't be changed. XFS shuts down over its log.
+func (c *cluster) refusesWrites(t *testing.T) {
+	n1, n3 := c.nodes[0], c.nodes[2]
+	c.volume("refused", 256<<20, 3)
+	c.volume("only", 64<<20, 3) // nobody writes to it meanwhile
+	w := newWriter(t, n1.attach("refused"), 0)
+	w.goesOn(c)
+	image, data := n3.path("pool/pool.img"), n3.pid("data")
+	sh(t, `chattr +i "$1"`, image)
+	well := func() { sh(t, `chattr -i "$1"`, image) }
+	defer well()
+	n1.awaitHealth("refused", v1.Health_HEALTH_DEGRADED)
+	n1.awaitReason("refused", "input/output error")
+	c.await("the pool is said to have failed", func(ctx context.Context) bool {
+		return strings.Contains(n1.poolCondition(ctx, n3), "Failed: ")
+	})
+	w.goesOn(c)
+	w.reads(t)
+	well()
+	n1.awaitHealth("refused", v1.Health_HEALTH_HEALTHY)
+	n1.awaitHealth("only", v1.Health_HEALTH_HEALTHY)
+	c.await("the pool is well", func(ctx context.Context) bool { return n1.poolCondition(ctx, n3) == "<nil>" })
+	if now := n3.pid("data"); now != data {
+		t.Errorf("the data process was %d, and is %d", data, now)
+	}
+	must(t, w.end(c))
+	w.verify(t, w.path)
+	c.detach("refused")
+	w.verify(t, n3.attach("refused"))
+	c.gone("refused")
+	c.gone("only")
+}
+
+// shutsDown has the filesystem of the second node's pool do what it does when it can't write
+// its log.
+func (c *cluster) shutsDown(t *testing.T) {
+	n1, n2 := c.nodes[0], c.nodes[1]
+	c.volume("shut", 256<<20, 3)
+	w := newWriter(t, n1.attach("shut"), 0)
+	w.goesOn(c)
+	data := n2.pid("data")
+	epoch := func(ctx context.Context) uint64 {
+		v, err := n1.api().Volumes.GetVolume(ctx, &v1.GetVolumeRequest{Volume: "shut"})
+		c.note(v, err)
+		return v.GetStatus().GetEpoch()
+	}
+	before := epoch(t.Context())
+	sh(t, `xfs_io -x -c shutdown "$1"`, n2.path("pool/mount"))
+	c.await("the replica is left behind", func(ctx context.Context) bool { return epoch(ctx) > before })
+	w.goesOn(c)
+	n1.awaitHealth("shut", v1.Health_HEALTH_HEALTHY)
+	if now := n2.pid("data"); now != data {
+		t.Errorf("the data process was %d, and is %d", data, now)
+	}
+	must(t, w.end(c))
+	w.verify(t, w.path)
+	c.detach("shut")
+	w.verify(t, n2.attach("shut"))
+	c.gone("shut")
+}
+
 // fillsTheDiskBelow fills the disk that the image of the third node's pool is on, so that
 // writes to the pool fail that its filesystem has room for.
 func (c *cluster) fillsTheDiskBelow(t *testing.T) {
@@ -329,10 +393,6 @@ func (c *cluster) fillsTheDiskBelow(t *testing.T) {
 	n1.awaitReason("below", "bytes are free")
 	w.goesOn(c)
 	must(t, os.Remove(filler))
-	if mounted(n3.path("pool/mount")) { // its filesystem may have given up: then the node must be started anew
-		n3.stop()
-		n3.start()
-	}
 	n1.awaitHealth("below", v1.Health_HEALTH_HEALTHY)
 	must(t, w.end(c))
 	w.verify(t, w.path)
