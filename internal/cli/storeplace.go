@@ -108,6 +108,9 @@ func (p *place) options() store.Options {
 	o := store.Options{Boot: host.Boot()}
 	if p.pool != nil {
 		o.Space = p.pool.Space()
+		if p.pool.Crashed() {
+			o.Boot = 0 // what was written last may be missing, though the machine is the same
+		}
 	}
 	return o
 }

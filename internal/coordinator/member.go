@@ -17,7 +17,7 @@ type member struct {
 	linking bool // a connection is being made
 	linked  bool
 	version wire.Version
-	refusal error // why its node would not talk, the last time
+	refusal error         // why its node would not talk, the last time
 	closing bool          // the connection was given up; its end is not told yet
 	retry   time.Duration // when to link, or to ask again
 	opened  *wire.Opened  // what it said of itself on this connection

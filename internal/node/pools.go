@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -20,6 +21,7 @@ type ownPool struct {
 	n     *Node
 	pool  *pool.Pool
 	id    string
+	boot  uint64 // of the machine, or of the pool's filesystem alone after that has crashed; 0: the node's
 	disk  *disk
 	space store.Space
 
@@ -50,6 +52,7 @@ func openPool(ctx context.Context, n *Node, path string, cluster block.ClusterID
 		return nil, err
 	}
 	o := &ownPool{n: n, pool: p, id: p.Identity().Pool.String(), space: p.Space()}
+	o.crashed()
 	if o.disk, err = n.loop.Open(p.Volumes()); err != nil {
 		return nil, errors.Join(err, p.Close())
 	}
@@ -76,9 +79,21 @@ func (o *ownPool) found() (volumes []block.VolumeID, err error) {
 	return volumes, err
 }
 
+// crashed has the replicas be opened as after a loss of power, if the filesystem has lost
+// what was not flushed without one.
+func (o *ownPool) crashed() {
+	if o.pool.Crashed() {
+		o.boot = randomNumber()
+		o.pool.Reopened()
+	}
+}
+
+// bootOf names the time for which what was written and not flushed is remembered here.
+func (o *ownPool) bootOf() uint64 { return cmp.Or(o.boot, o.n.boot) }
+
 // options are those of every store of the pool.
 func (o *ownPool) options() store.Options {
-	return store.Options{Boot: o.n.boot, Space: o.space, Shared: &o.n.shared}
+	return store.Options{Boot: o.bootOf(), Space: o.space, Shared: &o.n.shared}
 }
 
 // open opens the volume's replica here; what the replica is called it says itself.

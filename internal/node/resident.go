@@ -80,7 +80,7 @@ func (r *resident) opened(s *store.Replica) {
 func (r *resident) selfNow() replica.Self {
 	m := r.store.Manifest()
 	return replica.Self{Size: m.Size, Generation: m.Generation, Snapshots: m.Snapshots, Promised: m.Promised,
-		Incarnation: r.incarnation, Boot: r.n.boot, Doubt: replica.Doubt(r.store.Lost(), r.store.Forgot())}
+		Incarnation: r.incarnation, Boot: r.pool.bootOf(), Doubt: replica.Doubt(r.store.Lost(), r.store.Forgot())}
 }
 
 // changed returns what the replica is, if that is not what its decider knows.

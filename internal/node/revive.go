@@ -35,7 +35,7 @@ func (d *daemon) revive(ctx context.Context, p *ownPool) {
 		return
 	}
 	space := p.pool.Space()
-	if d.node.do(func() { p.back(disk, space) }) {
+	if d.node.do(func() { p.crashed(); p.back(disk, space) }) {
 		log.Warn("the pool is mounted again, and its replicas are brought up to date")
 	}
 }

@@ -54,9 +54,12 @@ func TestPoolWhoseFilesystemShutDown(t *testing.T) {
 	if !p.IsShut() {
 		t.Error("it is not said that it has shut down")
 	}
+	if p.Crashed() {
+		t.Error("it is said to have crashed before it was mounted anew")
+	}
 	must(t, p.Remount(t.Context())) // as a node does by itself
-	if p.IsShut() {
-		t.Error("it has shut down still")
+	if p.IsShut() || !p.Crashed() {
+		t.Errorf("it has shut down still: %v; it crashed: %v", p.IsShut(), p.Crashed())
 	}
 	wantHealth(t, p, Ready, "")
 	must(t, p.Space().Admit(4096))
@@ -64,10 +67,25 @@ func TestPoolWhoseFilesystemShutDown(t *testing.T) {
 	shutDown(t, p.Mount())
 	p.KeepMounted()
 	must(t, p.Close())
-	p = mustOpen(t, path) // whoever opens it next mounts it anew
+	must(t, Unmount(path)) // by hand
+	p = mustOpen(t, path)  // whoever opens it next mounts it anew
 	check(p)
+	p.KeepMounted()
+	must(t, p.Close()) // by somebody who did not look
+	p = mustOpen(t, path)
+	if !p.Crashed() {
+		t.Error("that it has crashed is forgotten")
+	}
+	p.Reopened()
+	p.KeepMounted()
+	must(t, p.Close())
+	p = mustOpen(t, path)
+	if p.Crashed() {
+		t.Error("that it has crashed is not forgotten")
+	}
 	wantHealth(t, p, Ready, "")
 	must(t, p.Close())
+	must(t, Unmount(path))
 }
 
 // shutDown has XFS do what it does when the disk fails under its log.

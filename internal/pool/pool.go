@@ -19,6 +19,8 @@
 //	<path>/pool.json        of images and devices: the identity again, to find them by
 //	<path>/pool.img         of images: the filesystem
 //	<path>/unfinished.json  there while a create or a wipe is under way
+//	<path>/crashed          of images and devices: the filesystem was unmounted after it had
+//	                        shut down, see Pool.Crashed
 //
 // The package promises that a pool is opened by one process at a time and only for the
 // cluster it belongs to; that nothing which carries data is overwritten unless forced;
@@ -51,6 +53,7 @@ const (
 	identityName   = "pool.json"
 	copyName       = "pool.copy.json"
 	unfinishedName = "unfinished.json"
+	crashedName    = "crashed"
 	measureName    = "measure"
 )
 
@@ -62,6 +65,7 @@ type Pool struct {
 	space    *Space
 	locks    []*lock
 	unmounts bool // by Close: the mount is ours and was not given away
+	reopened bool // see Reopened
 
 	mu       sync.Mutex // guards identity
 	identity Identity
@@ -122,7 +126,7 @@ func (p *Pool) open(ctx context.Context, o OpenOptions) error {
 	p.identity, p.mount = outer, mountOf(p.path, outer.Kind)
 	if p.mount != p.path {
 		if shut(p.mount) { // it is of no use to anybody, and is as after a crash when it is mounted anew
-			if err := unmountPool(p.path); err != nil {
+			if err := p.unmount(); err != nil {
 				return err
 			}
 		}
@@ -190,7 +194,10 @@ func (p *Pool) Close() error {
 	p.unlockInside()
 	if p.unmounts {
 		p.unmounts = false
-		err = unmountPool(p.path)
+		err = p.unmount()
+	}
+	if p.reopened && err == nil && !shut(p.mount) {
+		err = p.forgetCrash()
 	}
 	for _, l := range p.locks {
 		l.release()
@@ -207,6 +214,38 @@ func (p *Pool) unlockInside() {
 	}
 }
 
+// unmount unmounts the pool's filesystem. That it had shut down is noted before: then what
+// was not flushed is not there when it is mounted again.
+func (p *Pool) unmount() error {
+	if shut(mountOf(p.path, Image)) {
+		f, err := os.OpenFile(filepath.Join(p.path, crashedName), os.O_CREATE|os.O_WRONLY, 0o600)
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(f.Sync(), f.Close(), syncDir(p.path)); err != nil {
+			return err
+		}
+	}
+	return unmountPool(p.path)
+}
+
+// Crashed reports whether the pool's filesystem was mounted anew after it had shut down, and
+// everybody who had written to it has yet to take that for what it is: a crash, in which what
+// was not flushed was lost, although the machine has not started again. It is so until a
+// Close in order.
+func (p *Pool) Crashed() bool { return exists(filepath.Join(p.path, crashedName)) }
+
+// Reopened says that whoever has data in the pool knows of the crash.
+func (p *Pool) Reopened() { p.reopened = true }
+
+func (p *Pool) forgetCrash() error {
+	err := os.Remove(filepath.Join(p.path, crashedName))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
 // KeepMounted makes Close leave the filesystem mounted. Call it from one goroutine, the
 // one that closes.
 func (p *Pool) KeepMounted() { p.unmounts = false }
@@ -221,7 +260,7 @@ func (p *Pool) Remount(ctx context.Context) error {
 		return nil
 	}
 	p.unlockInside()
-	if err := unmountPool(p.path); err != nil {
+	if err := p.unmount(); err != nil {
 		return fault.Wrap(op, err)
 	}
 	outer, err := loadOuter(p.path, OpenOptions{Cluster: p.Identity().Cluster})
