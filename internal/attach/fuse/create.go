@@ -29,7 +29,7 @@ func (f *Frontend) create(ctx context.Context) error {
 	if err != nil {
 		f.forget()
 		f.letGo()
-		f.finish(err)
+		f.Finish(err)
 		return err
 	}
 	go f.awaitEnd()
@@ -64,7 +64,7 @@ func (f *Frontend) newServer(g geometry) (err error) {
 	if f.slots, err = mapSlots(f.memory, g, f.pool); err != nil {
 		return err
 	}
-	return f.on(func() {
+	return f.On(func() {
 		f.server = newServer(f.fuse, f.o, f.slots)
 		f.server.onGone = func() {
 			f.server.onIdle = func() { close(f.drained) }
@@ -86,7 +86,7 @@ func (f *Frontend) mount() error {
 	if err != nil {
 		return err
 	}
-	return f.on(func() {
+	return f.On(func() {
 		f.server.building = true
 		f.server.resume()
 	})
@@ -108,7 +108,7 @@ func (f *Frontend) build(ctx context.Context, m meta) error {
 		return err
 	}
 	built := func() { f.server.building, m.Resend = false, f.server.hasResend }
-	if err := f.on(built); err != nil {
+	if err := f.On(built); err != nil {
 		return err
 	}
 	if m.Slots.Pooled && !m.Resend {
@@ -121,17 +121,7 @@ func (f *Frontend) build(ctx context.Context, m meta) error {
 }
 
 // show makes the device's link.
-func (f *Frontend) show() error {
-	path := f.loop.Path()
-	link, err := attach.Link(f.o.LinkDir, f.o.Name, path)
-	if err != nil {
-		return err
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.device = attach.Device{Path: path, Link: link}
-	return nil
-}
+func (f *Frontend) show() error { return f.Show(f.loop.Path()) }
 
 // warnOfTimeouts warns of machines that end a connection whose requests wait for less
 // long than they may.

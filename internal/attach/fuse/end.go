@@ -16,16 +16,16 @@ import (
 
 // HandOver is attach.Frontend.HandOver.
 func (f *Frontend) HandOver(ctx context.Context) error {
-	return f.running(ctx, "fuse.HandOver", func() error {
+	return f.Running(ctx, "HandOver", func() error {
 		if err := f.drain(ctx); err != nil {
 			return err
 		}
 		if err := f.keeper.Release(ctx, f.o.Name, true); err != nil {
-			_ = f.on(f.server.resume) // the device goes on here
+			_ = f.On(f.server.resume) // the device goes on here
 			return err
 		}
 		f.letGo()
-		f.finish(nil)
+		f.Finish(nil)
 		return nil
 	})
 }
@@ -34,7 +34,7 @@ func (f *Frontend) HandOver(ctx context.Context) error {
 // it fails, the server reads on, or the connection is gone.
 func (f *Frontend) drain(ctx context.Context) error {
 	idle := make(chan struct{})
-	err := f.on(func() {
+	err := f.On(func() {
 		if !f.server.gone {
 			f.server.pause(func() { close(idle) })
 		}
@@ -47,7 +47,7 @@ func (f *Frontend) drain(ctx context.Context) error {
 		return nil
 	case <-f.gone:
 		return fault.Errorf("fuse.drain", fault.Canceled, "the device was aborted")
-	case <-f.aborted:
+	case <-f.Aborted():
 		err = fault.Errorf("fuse.drain", fault.Canceled, "the device is being aborted")
 	case <-ctx.Done():
 		err = attach.GaveUp(ctx, "fuse.drain")
@@ -58,13 +58,13 @@ func (f *Frontend) drain(ctx context.Context) error {
 			f.server.resume()
 		}
 	}
-	return errors.Join(err, f.on(resume))
+	return errors.Join(err, f.On(resume))
 }
 
 // letGo closes what f has open and leaves the device to the keeper. The server is idle.
 func (f *Frontend) letGo() {
 	if f.server != nil {
-		_ = f.on(f.server.close) // a loop that has ended watches nothing
+		_ = f.On(f.server.close) // a loop that has ended watches nothing
 	}
 	f.closeFiles()
 	if f.slots != nil {
@@ -113,7 +113,7 @@ func (f *Frontend) forget() {
 
 // Stop is attach.Frontend.Stop.
 func (f *Frontend) Stop(ctx context.Context) error {
-	err := f.running(ctx, "fuse.Stop", func() error {
+	err := f.Running(ctx, "Stop", func() error {
 		n := f.loop.Number
 		held, err := f.errand.Detach(ctx, f.loop.FD(), func() error { return f.letGoOfLoop(ctx) })
 		if err != nil {
@@ -128,7 +128,7 @@ func (f *Frontend) Stop(ctx context.Context) error {
 		return err
 	}
 	select {
-	case <-f.ended:
+	case <-f.Ended():
 		return f.Err()
 	case <-ctx.Done():
 		return attach.GaveUp(ctx, "fuse.Stop")
@@ -214,7 +214,7 @@ func (f *Frontend) stopped() {
 func (f *Frontend) flush() error {
 	done := make(chan error, 1)
 	r := attach.Request{Op: attach.Flush, Done: func(r *attach.Request) { done <- r.Err }}
-	err := f.on(func() {
+	err := f.On(func() {
 		l := f.slots.take() // nothing is in flight, or little
 		if l == nil {
 			r.End(fault.Errorf("fuse.flush", fault.Busy, "no slot is free"))
@@ -235,11 +235,7 @@ func (f *Frontend) Abort() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.wanted = true
-	select {
-	case <-f.aborted:
-	default:
-		close(f.aborted)
-	}
+	f.Aborting()
 	if f.node < 0 { // not there, or gone, or on its way
 		return nil
 	}
@@ -252,13 +248,13 @@ func (f *Frontend) Abort() error {
 // awaitEnd cleans up when the connection is gone.
 func (f *Frontend) awaitEnd() {
 	select {
-	case <-f.ended: // handed over
+	case <-f.Ended(): // handed over
 		return
 	case <-f.gone:
 	}
-	f.control <- struct{}{} // what is under way uses the descriptors; it fails soon
-	defer func() { <-f.control }()
-	if f.hasEnded() {
+	_ = f.Take(context.Background(), "") // what is under way uses the descriptors; it fails soon
+	defer f.Give()
+	if f.HasEnded() {
 		return
 	}
 	f.unlink(f.Device().Path)
@@ -271,7 +267,7 @@ func (f *Frontend) awaitEnd() {
 		err = fault.E("fuse", fault.Canceled, f.o.Volume, fmt.Errorf("the device was aborted: %w", unix.ENOTCONN))
 	}
 	f.mu.Unlock()
-	f.finish(err)
+	f.Finish(err)
 }
 
 // unlink removes the link of the device at path.
@@ -279,12 +275,4 @@ func (f *Frontend) unlink(path string) {
 	if err := attach.Unlink(f.o.LinkDir, f.o.Name, path); err != nil {
 		f.o.Log.Warn("the device's link stays", obs.Err(err))
 	}
-}
-
-// finish ends the front end.
-func (f *Frontend) finish(err error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.err = err
-	close(f.ended)
 }

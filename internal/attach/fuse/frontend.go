@@ -55,14 +55,11 @@ type Config struct {
 
 // Frontend is an attach.Frontend.
 type Frontend struct {
+	*attach.Life
 	o         attach.Options
 	errand    errand.Command
 	fromSlots bool
 	pool      *Pool
-
-	control chan struct{} // holds one token while Start, Resize, Stop or HandOver works
-	ended   chan struct{}
-	aborted chan struct{}
 
 	// Set by Start, before which nothing but Abort may be called.
 	server *server
@@ -73,16 +70,13 @@ type Frontend struct {
 	gone    chan struct{} // closed when the connection is
 	drained chan struct{} // closed when, after that, the backend has nothing of ours
 
-	mu      sync.Mutex
-	keeper  *keeper.Client
-	meta    meta
-	node    int             // O_PATH, of the file; while it is open the connection keeps its number
-	loop    *loopdev.Device // nil is none
-	device  attach.Device
-	started bool
-	wanted  bool  // the end is no surprise
-	cause   error // of the end
-	err     error
+	mu     sync.Mutex
+	keeper *keeper.Client
+	meta   meta
+	node   int             // O_PATH, of the file; while it is open the connection keeps its number
+	loop   *loopdev.Device // nil is none
+	wanted bool            // the end is no surprise
+	cause  error           // of the end
 }
 
 var _ attach.Frontend = (*Frontend)(nil)
@@ -96,8 +90,8 @@ func New(o attach.Options, c Config) (*Frontend, error) {
 	if c.Keeper == nil || len(c.Errand) == 0 {
 		return nil, fault.Errorf("fuse.New", fault.Invalid, "a keeper and a command for errands are needed")
 	}
-	return &Frontend{o: o, errand: c.Errand, fromSlots: c.FromSlots, pool: c.pool(), keeper: c.Keeper, control: make(chan struct{}, 1), ended: make(chan struct{}),
-		aborted: make(chan struct{}), gone: make(chan struct{}), drained: make(chan struct{}), fuse: -1, memory: -1, node: -1}, nil
+	return &Frontend{Life: attach.NewLife("fuse", o), o: o, errand: c.Errand, fromSlots: c.FromSlots, pool: c.pool(), keeper: c.Keeper,
+		gone: make(chan struct{}), drained: make(chan struct{}), fuse: -1, memory: -1, node: -1}, nil
 }
 
 // pool returns the pool, unless what is in it would be missed.
@@ -110,18 +104,12 @@ func (c Config) pool() *Pool {
 
 // Start is attach.Frontend.Start.
 func (f *Frontend) Start(ctx context.Context) error {
-	return f.controlled(ctx, "fuse.Start", func() error {
-		if f.isStarted() || f.hasEnded() {
-			return fault.Errorf("fuse.Start", fault.Precondition, "a front end is started once")
+	return f.Begin(ctx, func() error {
+		err := f.start(ctx)
+		if err == nil {
+			f.warnOfTimeouts()
 		}
-		if err := f.start(ctx); err != nil {
-			return err
-		}
-		f.mu.Lock()
-		f.started = true
-		f.mu.Unlock()
-		f.warnOfTimeouts()
-		return nil
+		return err
 	})
 }
 
@@ -136,7 +124,7 @@ func (f *Frontend) start(ctx context.Context) error {
 	}
 	if err != nil {
 		packet.CloseAll(files)
-		f.finish(err)
+		f.Finish(err)
 		return err
 	}
 	if m.Phase == ready && len(files) == filesCount && connected(files[fileFuse]) {
@@ -145,89 +133,23 @@ func (f *Frontend) start(ctx context.Context) error {
 	// A start or a stop was cut short, or the device was aborted while nobody served it.
 	packet.CloseAll(files)
 	if err := f.keeper.Remove(ctx, f.o.Name); err != nil {
-		f.finish(err)
+		f.Finish(err)
 		return err
 	}
 	return f.create(ctx)
 }
 
-// controlled calls work while no other control operation is under way.
-func (f *Frontend) controlled(ctx context.Context, op string, work func() error) error {
-	select {
-	case f.control <- struct{}{}:
-		defer func() { <-f.control }()
-	case <-ctx.Done():
-		return attach.GaveUp(ctx, op)
-	}
-	if err := work(); err != nil {
-		return fault.E(op, fault.KindOf(err), f.o.Volume, err)
-	}
-	return nil
-}
-
-// running is controlled for what needs a device that is there.
-func (f *Frontend) running(ctx context.Context, op string, work func() error) error {
-	return f.controlled(ctx, op, func() error {
-		if !f.isStarted() || f.hasEnded() {
-			return fault.Errorf(op, fault.Precondition, "the device is not there")
-		}
-		return work()
-	})
-}
-
-func (f *Frontend) isStarted() bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.started
-}
-
-func (f *Frontend) hasEnded() bool {
-	select {
-	case <-f.ended:
-		return true
-	default:
-		return false
-	}
-}
-
-// on calls work on the loop's goroutine and waits until it has returned.
-func (f *Frontend) on(work func()) error {
-	done := make(chan struct{})
-	if !f.o.Loop.Post(func() { defer close(done); work() }) {
-		return fault.Errorf("fuse", fault.Canceled, "the loop has ended")
-	}
-	<-done
-	return nil
-}
-
-// Device is attach.Frontend.Device.
-func (f *Frontend) Device() attach.Device {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.device
-}
-
 // Stats is attach.Frontend.Stats.
 func (f *Frontend) Stats() attach.Stats {
-	if !f.isStarted() {
+	if !f.Started() {
 		return attach.Stats{}
 	}
 	return f.server.meter.Stats()
 }
 
-// Ended is attach.Frontend.Ended.
-func (f *Frontend) Ended() <-chan struct{} { return f.ended }
-
-// Err is attach.Frontend.Err.
-func (f *Frontend) Err() error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.err
-}
-
 // Resize is attach.Frontend.Resize.
 func (f *Frontend) Resize(ctx context.Context, size int64) error {
-	return f.running(ctx, "fuse.Resize", func() error {
+	return f.Running(ctx, "Resize", func() error {
 		if err := f.o.CheckResize(size); err != nil {
 			return err
 		}
@@ -237,7 +159,7 @@ func (f *Frontend) Resize(ctx context.Context, size int64) error {
 
 // resize makes the device size bytes long; it is no longer than that.
 func (f *Frontend) resize(ctx context.Context, size int64) error {
-	if err := f.on(func() { f.server.file.size = size }); err != nil {
+	if err := f.On(func() { f.server.file.size = size }); err != nil {
 		return err
 	}
 	if err := forgetSize(f.fuse); err != nil {
@@ -253,7 +175,7 @@ func (f *Frontend) resize(ctx context.Context, size int64) error {
 // Keep puts the device into another keeper, after the one before was lost. Until that
 // is done the device ends with this process.
 func (f *Frontend) Keep(ctx context.Context, k *keeper.Client) error {
-	return f.running(ctx, "fuse.Keep", func() error {
+	return f.Running(ctx, "Keep", func() error {
 		f.mu.Lock()
 		f.keeper = k
 		m := f.meta

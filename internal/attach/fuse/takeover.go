@@ -21,7 +21,7 @@ func (f *Frontend) takeOver(ctx context.Context, e keeper.Entry, m meta, files [
 		err = f.prepare(e, &m)
 	}
 	if err == nil {
-		err = f.fence(ctx)
+		err = f.Fence(ctx)
 	}
 	if err == nil {
 		// Before anything is read: should this process die, its successor must not find
@@ -30,7 +30,7 @@ func (f *Frontend) takeOver(ctx context.Context, e keeper.Entry, m meta, files [
 	}
 	if err != nil {
 		f.giveUp()
-		f.finish(err)
+		f.Finish(err)
 		return err
 	}
 	go f.awaitEnd()
@@ -44,7 +44,7 @@ func (f *Frontend) takeOver(ctx context.Context, e keeper.Entry, m meta, files [
 // giveUp leaves the device as it was, unless that was aborted.
 func (f *Frontend) giveUp() {
 	select {
-	case <-f.aborted:
+	case <-f.Aborted():
 		f.mu.Lock()
 		path := f.loop.Path()
 		f.mu.Unlock()
@@ -60,12 +60,12 @@ func (f *Frontend) giveUp() {
 func (f *Frontend) serve(ctx context.Context, clean bool) (resumed bool, err error) {
 	if !clean {
 		var repeatErr error
-		err = f.on(func() { repeatErr = f.server.repeat(f.fromSlots || !f.meta.Resend) })
+		err = f.On(func() { repeatErr = f.server.repeat(f.fromSlots || !f.meta.Resend) })
 		if err = errors.Join(err, repeatErr); err != nil {
 			return false, err
 		}
 	}
-	if err := f.on(f.server.resume); err != nil {
+	if err := f.On(f.server.resume); err != nil {
 		return false, err
 	}
 	size, err := f.loop.Size()
@@ -81,8 +81,8 @@ func (f *Frontend) serve(ctx context.Context, clean bool) (resumed bool, err err
 // leave leaves the device, which could not be served because of err, to the next who
 // tries.
 func (f *Frontend) leave(err error, resumed bool) {
-	f.control <- struct{}{}
-	defer func() { <-f.control }()
+	_ = f.Take(context.Background(), "") // which does not end
+	defer f.Give()
 	if f.drain(context.Background()) != nil {
 		f.mu.Lock()
 		f.cause = err
@@ -95,7 +95,7 @@ func (f *Frontend) leave(err error, resumed bool) {
 		f.o.Log.Warn("the keeper believes that the device is served", obs.Err(releaseErr))
 	}
 	f.letGo()
-	f.finish(err)
+	f.Finish(err)
 }
 
 // adopt makes the files, in the keeper's order, those of f.
@@ -111,22 +111,11 @@ func (f *Frontend) adopt(m meta, files []int) {
 
 // fits returns why the device can't be what the options say.
 func (f *Frontend) fits(m meta) error {
-	differs := func(what string) error {
-		return fault.WithCure(fault.Errorf("fuse.fits", fault.Precondition, "the device of %q is attached with another %s", f.o.Name, what),
-			"detach it first")
+	if err := f.Fits(attach.Options{Volume: m.Volume, BlockSize: m.BlockSize, ReadOnly: m.ReadOnly, NoDiscard: m.NoDiscard}); err != nil {
+		return err
 	}
-	switch {
-	case m.Volume != f.o.Volume:
-		return fault.WithCure(fault.Errorf("fuse.fits", fault.Exists, "%q is the name of volume %s, which is attached", f.o.Name, m.Volume),
-			"detach that first, or use another name")
-	case f.loop == nil:
+	if f.loop == nil {
 		return fault.Errorf("fuse.fits", fault.Corrupt, "what the keeper has under %q is no loop device", f.o.Name)
-	case m.BlockSize != f.o.BlockSize:
-		return differs("block size")
-	case m.ReadOnly != f.o.ReadOnly:
-		return differs("mode (read-only or not)")
-	case m.NoDiscard != f.o.NoDiscard:
-		return differs("setting of discard")
 	}
 	size, err := f.loop.Size()
 	if err == nil && size > f.o.Size {
@@ -153,29 +142,4 @@ func (f *Frontend) prepare(e keeper.Entry, m *meta) error {
 		f.memory, m.Slots = fd, g
 	}
 	return f.newServer(g)
-}
-
-// fence waits until nothing that predecessors began can take effect any more.
-func (f *Frontend) fence(ctx context.Context) error {
-	if f.o.Fence == nil {
-		return nil
-	}
-	fenced := make(chan error, 1)
-	done := func(err error) {
-		select {
-		case fenced <- err:
-		default: // called twice
-		}
-	}
-	if err := f.on(func() { f.o.Fence(done) }); err != nil {
-		return err
-	}
-	select {
-	case err := <-fenced:
-		return err
-	case <-f.aborted:
-		return fault.Errorf("fuse.fence", fault.Canceled, "the device was aborted")
-	case <-ctx.Done():
-		return attach.GaveUp(ctx, "fuse.fence")
-	}
 }

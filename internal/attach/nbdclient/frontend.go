@@ -55,23 +55,17 @@ type Config struct {
 
 // Frontend is an attach.Frontend.
 type Frontend struct {
+	*attach.Life
 	o      attach.Options
 	keeper atomic.Pointer[keeper.Client]
 	errand errand.Command
 	export *nbd.Frontend
 
-	control chan struct{} // holds one token while Start, Resize, Stop or HandOver works
-	served  chan struct{} // closed when no connection is attended any more
-	aborted chan struct{}
-	ended   chan struct{}
+	served chan struct{} // closed when no connection is attended any more
+	meta   meta
 
 	mu      sync.Mutex
-	meta    meta
-	device  attach.Device
-	started bool
-	over    bool          // the end has begun
 	handing chan struct{} // not nil while HandOver may still fail
-	err     error
 }
 
 // meta is what a successor must know of a device, kept by the keeper as JSON.
@@ -107,8 +101,7 @@ func New(o attach.Options, c Config) (*Frontend, error) {
 	if err != nil {
 		return nil, err
 	}
-	f := &Frontend{o: o, errand: c.Errand, export: export, control: make(chan struct{}, 1),
-		served: make(chan struct{}), aborted: make(chan struct{}), ended: make(chan struct{})}
+	f := &Frontend{Life: attach.NewLife("nbdclient", o), o: o, errand: c.Errand, export: export, served: make(chan struct{})}
 	f.keeper.Store(c.Keeper)
 	return f, nil
 }
@@ -146,18 +139,12 @@ func identifierOf(node block.NodeID, name string) string {
 
 // Start is attach.Frontend.Start.
 func (f *Frontend) Start(ctx context.Context) error {
-	return f.controlled(ctx, "nbdclient.Start", func() error {
-		if f.isStarted() || f.hasEnded() {
-			return fault.Errorf("nbdclient.Start", fault.Precondition, "a front end is started once")
+	return f.Begin(ctx, func() error {
+		err := f.start(ctx)
+		if err != nil {
+			f.Finish(err)
 		}
-		if err := f.start(ctx); err != nil {
-			f.finish(err)
-			return err
-		}
-		f.mu.Lock()
-		f.started = true
-		f.mu.Unlock()
-		return nil
+		return err
 	})
 }
 
@@ -175,10 +162,10 @@ func (f *Frontend) start(ctx context.Context) error {
 			return err
 		}
 		if nbdctl.List()[m.Index] == identifierOf(f.o.Node, f.o.Name) {
-			if err := f.fits(m); err != nil {
+			if err := f.Fits(attach.Options{Volume: m.Volume, BlockSize: m.BlockSize, ReadOnly: m.ReadOnly, NoDiscard: m.NoDiscard}); err != nil {
 				return err
 			}
-			if err := f.fence(ctx); err != nil {
+			if err := f.Fence(ctx); err != nil {
 				return err
 			}
 			f.meta, taken = m, true
@@ -218,7 +205,7 @@ func (f *Frontend) connect(ctx context.Context, taken bool) error {
 		return err
 	}
 	go f.attend(ours)
-	return f.show()
+	return f.Show(nbdctl.Path(f.meta.Index))
 }
 
 // wanted is the device as it should be.
@@ -253,7 +240,7 @@ func (f *Frontend) retry(ctx context.Context, try func() error) error {
 		}
 		select {
 		case <-tick.C:
-		case <-f.aborted:
+		case <-f.Aborted():
 			return fault.Errorf("nbdclient", fault.Canceled, "the device was aborted")
 		case <-ctx.Done():
 			return errors.Join(attach.GaveUp(ctx, "nbdclient"), err)
@@ -278,7 +265,7 @@ func (f *Frontend) attend(c net.Conn) {
 		ours, theirs, err := pair()
 		if err == nil {
 			err = f.retry(context.Background(), func() error {
-				if f.isOver() {
+				if f.Over() {
 					return fault.Errorf("nbdclient", fault.Canceled, "it ends")
 				}
 				return nbdctl.Reconfigure(f.wanted(), theirs)
@@ -292,7 +279,7 @@ func (f *Frontend) attend(c net.Conn) {
 		if ours != nil {
 			ours.Close()
 		}
-		if !f.isOver() {
+		if !f.Over() {
 			go f.end(fault.E("nbdclient", fault.Canceled, f.o.Volume, fmt.Errorf("the device was taken away: %w", err)))
 		}
 		return
@@ -311,140 +298,19 @@ func (f *Frontend) put(ctx context.Context) error {
 // Keep puts the device into another keeper, after the one before was lost. Until that is
 // done the device is taken for a leftover by the process after this one.
 func (f *Frontend) Keep(ctx context.Context, k *keeper.Client) error {
-	return f.running(ctx, "nbdclient.Keep", func() error {
+	return f.Running(ctx, "Keep", func() error {
 		f.keeper.Store(k)
 		return f.put(ctx)
 	})
-}
-
-// show makes the device's link.
-func (f *Frontend) show() error {
-	path := nbdctl.Path(f.meta.Index)
-	link, err := attach.Link(f.o.LinkDir, f.o.Name, path)
-	if err != nil {
-		return err
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.device = attach.Device{Path: path, Link: link}
-	return nil
-}
-
-// fits returns why the device can't be what the options say.
-func (f *Frontend) fits(m meta) error {
-	differs := func(what string) error {
-		return fault.WithCure(fault.Errorf("nbdclient.fits", fault.Precondition, "the device of %q is attached with another %s", f.o.Name, what), "detach it first")
-	}
-	switch {
-	case m.Volume != f.o.Volume:
-		return fault.WithCure(fault.Errorf("nbdclient.fits", fault.Exists, "%q is the name of volume %s, which is attached", f.o.Name, m.Volume),
-			"detach that first, or use another name")
-	case m.BlockSize != f.o.BlockSize:
-		return differs("block size")
-	case m.ReadOnly != f.o.ReadOnly:
-		return differs("mode (read-only or not)")
-	case m.NoDiscard != f.o.NoDiscard:
-		return differs("setting of discard")
-	}
-	return nil
-}
-
-// fence waits until nothing that predecessors began can take effect any more.
-func (f *Frontend) fence(ctx context.Context) error {
-	if f.o.Fence == nil {
-		return nil
-	}
-	fenced := make(chan error, 1)
-	posted := f.o.Loop.Post(func() {
-		f.o.Fence(func(err error) {
-			select {
-			case fenced <- err:
-			default: // called twice
-			}
-		})
-	})
-	if !posted {
-		return fault.Errorf("nbdclient.fence", fault.Canceled, "the loop has ended")
-	}
-	select {
-	case err := <-fenced:
-		return err
-	case <-f.aborted:
-		return fault.Errorf("nbdclient.fence", fault.Canceled, "the device was aborted")
-	case <-ctx.Done():
-		return attach.GaveUp(ctx, "nbdclient.fence")
-	}
-}
-
-// controlled calls work while no other control operation is under way.
-func (f *Frontend) controlled(ctx context.Context, op string, work func() error) error {
-	select {
-	case f.control <- struct{}{}:
-		defer func() { <-f.control }()
-	case <-ctx.Done():
-		return attach.GaveUp(ctx, op)
-	}
-	if err := work(); err != nil {
-		return fault.E(op, fault.KindOf(err), f.o.Volume, err)
-	}
-	return nil
-}
-
-// running is controlled for what needs a device that is there.
-func (f *Frontend) running(ctx context.Context, op string, work func() error) error {
-	return f.controlled(ctx, op, func() error {
-		if !f.isStarted() || f.isOver() {
-			return fault.Errorf(op, fault.Precondition, "the device is not there")
-		}
-		return work()
-	})
-}
-
-func (f *Frontend) isStarted() bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.started
-}
-
-func (f *Frontend) isOver() bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.over
-}
-
-func (f *Frontend) hasEnded() bool {
-	select {
-	case <-f.ended:
-		return true
-	default:
-		return false
-	}
-}
-
-// Device is attach.Frontend.Device.
-func (f *Frontend) Device() attach.Device {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.device
 }
 
 // Stats is attach.Frontend.Stats. What a predecessor left can't be told from what is
 // new: Again is 0.
 func (f *Frontend) Stats() attach.Stats { return f.export.Stats() }
 
-// Ended is attach.Frontend.Ended.
-func (f *Frontend) Ended() <-chan struct{} { return f.ended }
-
-// Err is attach.Frontend.Err.
-func (f *Frontend) Err() error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.err
-}
-
 // Resize is attach.Frontend.Resize.
 func (f *Frontend) Resize(ctx context.Context, size int64) error {
-	return f.running(ctx, "nbdclient.Resize", func() error {
+	return f.Running(ctx, "Resize", func() error {
 		if err := f.export.Resize(ctx, size); err != nil {
 			return err
 		}
@@ -455,35 +321,35 @@ func (f *Frontend) Resize(ctx context.Context, size int64) error {
 
 // HandOver is attach.Frontend.HandOver.
 func (f *Frontend) HandOver(ctx context.Context) error {
-	return f.running(ctx, "nbdclient.HandOver", func() error {
+	return f.Running(ctx, "HandOver", func() error {
 		decided := make(chan struct{}) // whether attend goes on
 		f.mu.Lock()
 		f.handing = decided
 		f.mu.Unlock()
 		err := f.export.HandOver(ctx)
+		aborted := err == nil && !f.Claim()
 		f.mu.Lock()
-		aborted := f.over
-		f.over, f.handing = f.over || err == nil, nil
+		f.handing = nil
 		f.mu.Unlock()
 		close(decided)
 		if err != nil {
 			return err
 		}
 		if aborted {
-			return errAborted("nbdclient.HandOver")
+			return f.ErrAborted("HandOver")
 		}
 		<-f.served
 		if err := f.keeper.Load().Release(ctx, f.o.Name, true); err != nil {
 			f.o.Log.Warn("the keeper believes that the device is served", obs.Err(err))
 		}
-		f.finish(nil)
+		f.Finish(nil)
 		return nil
 	})
 }
 
 // Stop is attach.Frontend.Stop.
 func (f *Frontend) Stop(ctx context.Context) error {
-	return f.running(ctx, "nbdclient.Stop", func() error {
+	return f.Running(ctx, "Stop", func() error {
 		path := f.Device().Path
 		if err := f.errand.Sync(ctx, path); err != nil { // Busy when it is mounted
 			return err
@@ -491,51 +357,30 @@ func (f *Frontend) Stop(ctx context.Context) error {
 		if users := attach.Users(path); len(users) > 0 {
 			return fault.WithCure(fault.Errorf("nbdclient.Stop", fault.Busy, "%s is open", path), "end process "+strings.Join(users, ", "))
 		}
-		if !f.claim() {
-			return errAborted("nbdclient.Stop")
+		if !f.Claim() {
+			return f.ErrAborted("Stop")
 		}
 		err := nbdctl.Disconnect(f.meta.Index)
 		<-f.served
 		err = errors.Join(err, f.export.Stop(ctx)) // which flushes
 		f.takeDown()
-		f.finish(err)
+		f.Finish(err)
 		return err
 	})
 }
 
 // Abort is attach.Frontend.Abort.
 func (f *Frontend) Abort() error {
-	f.mu.Lock()
-	select {
-	case <-f.aborted:
-	default:
-		close(f.aborted)
-	}
-	started := f.started
-	f.mu.Unlock()
-	if started && !f.hasEnded() {
+	f.Aborting()
+	if f.Started() && !f.HasEnded() {
 		go f.end(nil)
 	}
 	return nil
 }
 
-// claim begins the end, and reports whether it was not begun before.
-func (f *Frontend) claim() bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	first := !f.over
-	f.over = true
-	return first
-}
-
-// errAborted is why something is not done any more.
-func errAborted(op string) error {
-	return fault.Errorf(op, fault.Canceled, "the device was aborted")
-}
-
 // end takes the device away because of cause, once.
 func (f *Frontend) end(cause error) {
-	if !f.claim() {
+	if !f.Claim() {
 		return
 	}
 	if err := nbdctl.Disconnect(f.meta.Index); err != nil {
@@ -544,7 +389,7 @@ func (f *Frontend) end(cause error) {
 	f.takeDown()
 	_ = f.export.Abort() // it always works
 	<-f.export.Ended()
-	f.finish(cause)
+	f.Finish(cause)
 }
 
 // cleanUpWait bounds calls to the keeper while a device is being taken down.
@@ -560,15 +405,4 @@ func (f *Frontend) takeDown() {
 	if err := f.keeper.Load().Remove(ctx, f.o.Name); err != nil {
 		f.o.Log.Warn("the keeper may still have the device", obs.Err(err))
 	}
-}
-
-// finish ends the front end.
-func (f *Frontend) finish(err error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.hasEnded() {
-		return
-	}
-	f.err = err
-	close(f.ended)
 }

@@ -48,23 +48,17 @@ type Config struct {
 
 // Frontend is an attach.Frontend.
 type Frontend struct {
+	*attach.Life
 	o      attach.Options
 	keeper atomic.Pointer[keeper.Client]
 	errand errand.Command
 
-	control chan struct{} // holds one token while Start, Stop or HandOver works
-	ended   chan struct{}
-	aborted chan struct{}
-	gone    chan struct{} // closed when the driver has given all commands back
-	server  *server       // set by Start
+	gone   chan struct{} // closed when the driver has given all commands back
+	server *server       // set by Start
+	meta   meta
 
-	mu      sync.Mutex
-	meta    meta
-	pipe    int // whose end the guard waits for; -1 is none
-	device  attach.Device
-	started bool
-	over    bool // the end has begun
-	err     error
+	mu   sync.Mutex
+	pipe int // whose end the guard waits for; -1 is none
 }
 
 var _ attach.Frontend = (*Frontend)(nil)
@@ -78,26 +72,19 @@ func New(o attach.Options, c Config) (*Frontend, error) {
 	if c.Keeper == nil || len(c.Errand) == 0 {
 		return nil, fault.Errorf("ublk.New", fault.Invalid, "a keeper and a command for errands are needed")
 	}
-	f := &Frontend{o: o, errand: c.Errand, control: make(chan struct{}, 1), ended: make(chan struct{}),
-		aborted: make(chan struct{}), gone: make(chan struct{}), pipe: -1}
+	f := &Frontend{Life: attach.NewLife("ublk", o), o: o, errand: c.Errand, gone: make(chan struct{}), pipe: -1}
 	f.keeper.Store(c.Keeper)
 	return f, nil
 }
 
 // Start is attach.Frontend.Start.
 func (f *Frontend) Start(ctx context.Context) error {
-	return f.controlled(ctx, "ublk.Start", func() error {
-		if f.isStarted() || f.hasEnded() {
-			return fault.Errorf("ublk.Start", fault.Precondition, "a front end is started once")
+	return f.Begin(ctx, func() error {
+		err := f.start(ctx)
+		if err != nil {
+			f.Finish(err)
 		}
-		if err := f.start(ctx); err != nil {
-			f.finish(err)
-			return err
-		}
-		f.mu.Lock()
-		f.started = true
-		f.mu.Unlock()
-		return nil
+		return err
 	})
 }
 
@@ -164,7 +151,7 @@ func (f *Frontend) create(ctx context.Context) error {
 	}
 	m.ID = info.ID
 	err = f.build(ctx)
-	if err != nil && f.claim() {
+	if err != nil && f.Claim() {
 		f.takeDown()
 	}
 	return err
@@ -228,7 +215,7 @@ func (f *Frontend) put(ctx context.Context) error {
 // Keep puts the device into another keeper, after the one before was lost. Until that is
 // done the device ends with this process.
 func (f *Frontend) Keep(ctx context.Context, k *keeper.Client) error {
-	return f.running(ctx, "ublk.Keep", func() error {
+	return f.Running(ctx, "Keep", func() error {
 		f.keeper.Store(k)
 		return f.put(ctx)
 	})
@@ -237,7 +224,7 @@ func (f *Frontend) Keep(ctx context.Context, k *keeper.Client) error {
 // serve opens the device as soon as the driver lets it be.
 func (f *Frontend) serve(ctx context.Context) error {
 	return f.retry(ctx, func() (err error) {
-		onErr := f.on(func() {
+		onErr := f.On(func() {
 			var s *server
 			if s, err = openServer(f.o, f.meta.ID); err != nil {
 				s.free()
@@ -260,7 +247,7 @@ func (f *Frontend) retry(ctx context.Context, try func() error) error {
 		}
 		select {
 		case <-tick.C:
-		case <-f.aborted:
+		case <-f.Aborted():
 			return fault.Errorf("ublk", fault.Canceled, "the device was aborted")
 		case <-ctx.Done():
 			return errors.Join(attach.GaveUp(ctx, "ublk"), err)
@@ -273,7 +260,7 @@ func (f *Frontend) takeOver(ctx context.Context) error {
 	m := f.meta
 	err := f.fits(m)
 	if err == nil {
-		err = f.fence(ctx)
+		err = f.Fence(ctx)
 	}
 	if err == nil {
 		err = f.put(ctx)
@@ -295,9 +282,9 @@ func (f *Frontend) takeOver(ctx context.Context) error {
 	if err == nil {
 		err = f.show()
 	}
-	if err != nil && f.claim() { // the device stays for the next
+	if err != nil && f.Claim() { // the device stays for the next
 		if f.server != nil {
-			_ = f.on(f.server.close)
+			_ = f.On(f.server.close)
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), cleanUpWait)
 		defer cancel()
@@ -311,50 +298,16 @@ func (f *Frontend) takeOver(ctx context.Context) error {
 
 // fits returns why the device can't be what the options say.
 func (f *Frontend) fits(m meta) error {
-	differs := func(what string) error {
-		return fault.WithCure(fault.Errorf("ublk.fits", fault.Precondition, "the device of %q is attached with another %s", f.o.Name, what), "detach it first")
+	if err := f.Fits(attach.Options{Volume: m.Volume, BlockSize: m.BlockSize, ReadOnly: m.ReadOnly, NoDiscard: m.NoDiscard}); err != nil {
+		return err
 	}
 	switch {
-	case m.Volume != f.o.Volume:
-		return fault.WithCure(fault.Errorf("ublk.fits", fault.Exists, "%q is the name of volume %s, which is attached", f.o.Name, m.Volume),
-			"detach that first, or use another name")
-	case m.BlockSize != f.o.BlockSize:
-		return differs("block size")
-	case m.ReadOnly != f.o.ReadOnly:
-		return differs("mode (read-only or not)")
-	case m.NoDiscard != f.o.NoDiscard:
-		return differs("setting of discard")
 	case m.Depth != f.o.Depth || m.IOBytes != bufferBytes(f.o):
-		return differs("depth")
+		return fault.WithCure(fault.Errorf("ublk.fits", fault.Precondition, "the device of %q is attached with another depth", f.o.Name), "detach it first")
 	case m.Size > f.o.Size:
 		return fault.Errorf("ublk.fits", fault.Precondition, "the device has %d bytes, more than its volume's %d", m.Size, f.o.Size)
 	}
 	return nil
-}
-
-// fence waits until nothing that predecessors began can take effect any more.
-func (f *Frontend) fence(ctx context.Context) error {
-	if f.o.Fence == nil {
-		return nil
-	}
-	fenced := make(chan error, 1)
-	done := func(err error) {
-		select {
-		case fenced <- err:
-		default: // called twice
-		}
-	}
-	if err := f.on(func() { f.o.Fence(done) }); err != nil {
-		return err
-	}
-	select {
-	case err := <-fenced:
-		return err
-	case <-f.aborted:
-		return fault.Errorf("ublk.fence", fault.Canceled, "the device was aborted")
-	case <-ctx.Done():
-		return attach.GaveUp(ctx, "ublk.fence")
-	}
 }
 
 // show makes the device's link.
@@ -362,95 +315,21 @@ func (f *Frontend) show() error {
 	if err := ublkctl.MakeBlockNode(f.meta.ID); err != nil {
 		return fault.Errorf("ublk.show", fault.KindOf(err), "%w", err)
 	}
-	path := ublkctl.BlockPath(f.meta.ID)
-	link, err := attach.Link(f.o.LinkDir, f.o.Name, path)
-	if err != nil {
-		return err
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.device = attach.Device{Path: path, Link: link}
-	return nil
-}
-
-// on calls work on the loop's goroutine and waits until it has returned.
-func (f *Frontend) on(work func()) error {
-	done := make(chan struct{})
-	if !f.o.Loop.Post(func() { defer close(done); work() }) {
-		return fault.Errorf("ublk", fault.Canceled, "the loop has ended")
-	}
-	<-done
-	return nil
-}
-
-// controlled calls work while no other control operation is under way.
-func (f *Frontend) controlled(ctx context.Context, op string, work func() error) error {
-	select {
-	case f.control <- struct{}{}:
-		defer func() { <-f.control }()
-	case <-ctx.Done():
-		return attach.GaveUp(ctx, op)
-	}
-	if err := work(); err != nil {
-		return fault.E(op, fault.KindOf(err), f.o.Volume, err)
-	}
-	return nil
-}
-
-// running is controlled for what needs a device that is there.
-func (f *Frontend) running(ctx context.Context, op string, work func() error) error {
-	return f.controlled(ctx, op, func() error {
-		if !f.isStarted() || f.hasEnded() {
-			return fault.Errorf(op, fault.Precondition, "the device is not there")
-		}
-		return work()
-	})
-}
-
-func (f *Frontend) isStarted() bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.started
-}
-
-func (f *Frontend) hasEnded() bool {
-	select {
-	case <-f.ended:
-		return true
-	default:
-		return false
-	}
-}
-
-// Device is attach.Frontend.Device.
-func (f *Frontend) Device() attach.Device {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.device
+	return f.Show(ublkctl.BlockPath(f.meta.ID))
 }
 
 // Stats is attach.Frontend.Stats. What a predecessor left can't be told from what is
 // new: Again is 0.
 func (f *Frontend) Stats() attach.Stats {
-	if !f.isStarted() {
+	if !f.Started() {
 		return attach.Stats{}
 	}
 	return f.server.meter.Stats()
 }
 
-// Ended is attach.Frontend.Ended.
-func (f *Frontend) Ended() <-chan struct{} { return f.ended }
-
-// Err is attach.Frontend.Err.
-func (f *Frontend) Err() error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.err
-}
-
 // Resize is attach.Frontend.Resize: it is fault.Unsupported unless there is nothing to do.
 func (f *Frontend) Resize(ctx context.Context, size int64) error {
-	return f.running(ctx, "ublk.Resize", func() error {
+	return f.Running(ctx, "Resize", func() error {
 		if err := f.o.CheckResize(size); err != nil || size == f.meta.Size {
 			return err
 		}
@@ -461,17 +340,17 @@ func (f *Frontend) Resize(ctx context.Context, size int64) error {
 // HandOver is attach.Frontend.HandOver. The driver lets the successor have the device when
 // this process has ended, so that should be soon; what comes until then waits.
 func (f *Frontend) HandOver(ctx context.Context) error {
-	return f.running(ctx, "ublk.HandOver", func() error {
+	return f.Running(ctx, "HandOver", func() error {
 		if err := f.drain(ctx); err != nil {
 			return err
 		}
-		if !f.claim() {
-			return errAborted("ublk.HandOver")
+		if !f.Claim() {
+			return f.ErrAborted("HandOver")
 		}
 		if err := f.keeper.Load().Release(ctx, f.o.Name, true); err != nil {
 			f.o.Log.Warn("the keeper believes that the device is served", obs.Err(err))
 		}
-		f.finish(nil) // what is open stays so until the process ends
+		f.Finish(nil) // what is open stays so until the process ends
 		return nil
 	})
 }
@@ -479,14 +358,14 @@ func (f *Frontend) HandOver(ctx context.Context) error {
 // drain has what comes wait, until the backend has nothing any more.
 func (f *Frontend) drain(ctx context.Context) error {
 	idle := make(chan struct{})
-	if err := f.on(func() { f.server.pause(func() { close(idle) }) }); err != nil {
+	if err := f.On(func() { f.server.pause(func() { close(idle) }) }); err != nil {
 		return err
 	}
 	var err error
 	select {
 	case <-idle:
 		return nil
-	case <-f.aborted:
+	case <-f.Aborted():
 		err = fault.Errorf("ublk.drain", fault.Canceled, "the device is being aborted")
 	case <-ctx.Done():
 		err = attach.GaveUp(ctx, "ublk.drain")
@@ -496,7 +375,7 @@ func (f *Frontend) drain(ctx context.Context) error {
 			f.server.resume()
 		}
 	}
-	return errors.Join(err, f.on(resume))
+	return errors.Join(err, f.On(resume))
 }
 
 // letGo lets go of a device that stays, and of the buffers that nobody has any more.
@@ -508,13 +387,13 @@ func (f *Frontend) letGo() {
 	}
 	f.mu.Unlock()
 	if f.server != nil {
-		_ = f.on(f.server.free) // a loop that has ended has nothing of them
+		_ = f.On(f.server.free) // a loop that has ended has nothing of them
 	}
 }
 
 // Stop is attach.Frontend.Stop.
 func (f *Frontend) Stop(ctx context.Context) error {
-	return f.running(ctx, "ublk.Stop", func() error {
+	return f.Running(ctx, "Stop", func() error {
 		path := f.Device().Path
 		if err := f.errand.Sync(ctx, path); err != nil { // Busy when it is mounted
 			return err
@@ -526,7 +405,7 @@ func (f *Frontend) Stop(ctx context.Context) error {
 			return err
 		}
 		f.end(nil)
-		<-f.ended
+		<-f.Ended()
 		return f.Err()
 	})
 }
@@ -538,24 +417,17 @@ func (f *Frontend) flush() error {
 	if err := f.drain(context.Background()); err != nil {
 		return err
 	}
-	err := f.on(func() { f.o.Backend.Submit(&r) }) // no slot is used
+	err := f.On(func() { f.o.Backend.Submit(&r) }) // no slot is used
 	if err == nil {
 		err = <-done
 	}
-	return errors.Join(err, f.on(f.server.resume))
+	return errors.Join(err, f.On(f.server.resume))
 }
 
 // Abort is attach.Frontend.Abort.
 func (f *Frontend) Abort() error {
-	f.mu.Lock()
-	select {
-	case <-f.aborted:
-	default:
-		close(f.aborted)
-	}
-	started := f.started
-	f.mu.Unlock()
-	if started && !f.hasEnded() {
+	f.Aborting()
+	if f.Started() && !f.HasEnded() {
 		go f.end(nil)
 	}
 	return nil
@@ -566,27 +438,13 @@ func (f *Frontend) lost() {
 	f.end(fault.E("ublk", fault.Canceled, f.o.Volume, fmt.Errorf("the device was taken away: %w", unix.ENODEV)))
 }
 
-// claim begins the end, and reports whether it was not begun before.
-func (f *Frontend) claim() bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	first := !f.over
-	f.over = true
-	return first
-}
-
-// errAborted is why something is not done any more.
-func errAborted(op string) error {
-	return fault.Errorf(op, fault.Canceled, "the device was aborted")
-}
-
 // end takes the device away because of cause, once.
 func (f *Frontend) end(cause error) {
-	if !f.claim() {
+	if !f.Claim() {
 		return
 	}
 	f.takeDown()
-	f.finish(cause)
+	f.Finish(cause)
 }
 
 // cleanUpWait bounds calls to others while a device is being taken down.
@@ -598,13 +456,13 @@ func (f *Frontend) takeDown() {
 	ctx, cancel := context.WithTimeout(context.Background(), cleanUpWait)
 	defer cancel()
 	if f.server != nil {
-		_ = f.on(f.server.fail) // or the driver would wait for what the backend has
+		_ = f.On(f.server.fail) // or the driver would wait for what the backend has
 	}
 	if err := f.delete(ctx, f.meta); err != nil {
 		f.o.Log.Error("the device is left", obs.Err(err))
 	} else if f.server != nil {
 		<-f.gone
-		_ = f.on(f.server.close)
+		_ = f.On(f.server.close)
 	}
 	if path := f.Device().Path; path != "" {
 		if err := attach.Unlink(f.o.LinkDir, f.o.Name, path); err != nil {
@@ -618,20 +476,9 @@ func (f *Frontend) takeDown() {
 	}
 	if f.server != nil {
 		idle := make(chan struct{})
-		if f.on(func() { f.server.pause(func() { close(idle) }) }) == nil {
+		if f.On(func() { f.server.pause(func() { close(idle) }) }) == nil {
 			<-idle
 		}
 	}
 	f.letGo()
-}
-
-// finish ends the front end.
-func (f *Frontend) finish(err error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.hasEnded() {
-		return
-	}
-	f.err = err
-	close(f.ended)
 }
