@@ -10,11 +10,9 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -22,19 +20,12 @@ import (
 
 	v1 "github.com/holdfast-io/holdfast/api/holdfast/v1"
 	"github.com/holdfast-io/holdfast/api/holdfast/v1/holdfastv1connect"
-	"github.com/holdfast-io/holdfast/internal/cli"
 	"github.com/holdfast-io/holdfast/internal/daemon"
+	"github.com/holdfast-io/holdfast/test/program"
 )
 
 // TestMain makes the test's program the one that nodes run, too.
-func TestMain(m *testing.M) {
-	if len(os.Args) < 2 || strings.HasPrefix(os.Args[1], "-test.") {
-		os.Exit(m.Run())
-	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	os.Exit(cli.Main(ctx, os.Args[1:], cli.Streams{In: os.Stdin, Out: os.Stdout, Err: os.Stderr}))
-}
+func TestMain(m *testing.M) { program.Main(m) }
 
 // patience is how long a test waits for what must come, on a machine with much to do.
 const patience = 2 * time.Minute
@@ -117,14 +108,7 @@ func (n *node) start(args ...string) {
 }
 
 // pid returns the process id of one of the node's processes, 0 for none.
-func (n *node) pid(process string) int {
-	raw, err := os.ReadFile(filepath.Join(n.run, process+".pid"))
-	if err != nil {
-		return 0
-	}
-	pid, _ := strconv.Atoi(strings.TrimSpace(string(raw))) // 0 when it is being written
-	return pid
-}
+func (n *node) pid(process string) int { return program.PID(n.run, process) }
 
 // kill kills processes as kill -9 does, in this order, and waits until they are gone.
 func (n *node) kill(processes ...string) {

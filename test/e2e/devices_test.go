@@ -35,6 +35,8 @@ func TestDevices(t *testing.T) {
 
 	c.during(t, "ClientsWithCertificatesOfYoursAreLetInAndOthersAreNot", func(t *testing.T) { n.exportsWithOwnCertificates(t, own) })
 
+	c.during(t, "DevicesAreAsVolumesAndCommandsSay", n.devicesAsWished)
+
 	device := n.attach("raw")
 	n.mount("fs")
 	raw, file := newWriter(t, device, 0), newWriter(t, filepath.Join(dir, "file"), 0)
@@ -129,6 +131,29 @@ func TestDevices(t *testing.T) {
 		file.verify(t, file.path)
 		raw.verify(t, device)
 	})
+}
+
+// devicesAsWished attaches volumes that were to be other than usual.
+func (n *node) devicesAsWished(t *testing.T) {
+	n.mustCLI("volume", "create", "sectors", "--size", "16Mi", "--repl", "1", "--sector", "512", "--nodiscard=true")
+	device := n.attach("sectors")
+	queue := "/sys/block/" + filepath.Base(sh(t, `readlink "$1"`, device)) + "/queue/"
+	for name, want := range map[string]string{"logical_block_size": "512", "discard_max_bytes": "0"} {
+		if got, err := os.ReadFile(queue + name); err != nil || strings.TrimSpace(string(got)) != want {
+			t.Errorf("%s is %s, %v; want %s", name, got, err, want)
+		}
+	}
+	sh(t, `printf one | dd of="$1" bs=512 seek=3 conv=sync oflag=direct status=none; printf two | dd of="$1" bs=512 seek=4 conv=sync oflag=direct status=none`, device)
+	n.mustCLI("volume", "detach", "sectors")
+	n.mustCLI("volume", "attach", "sectors", "--read-only")
+	if got := sh(t, `blockdev --getro "$1"; dd if="$1" bs=512 skip=3 count=2 iflag=direct status=none | tr -d '\000'`, device); got != "1\nonetwo" {
+		t.Errorf("read-only, the device shows %q", got)
+	}
+	if out, err := exec.CommandContext(t.Context(), "dd", "if=/dev/zero", "of="+device, "bs=4k", "count=1", "oflag=direct").CombinedOutput(); err == nil {
+		t.Errorf("a device that is read-only was written: %s", out)
+	}
+	n.mustCLI("volume", "detach", "sectors")
+	n.mustCLI("volume", "delete", "sectors", "--purge")
 }
 
 // row is what the node says of an attached volume.

@@ -3,29 +3,20 @@
 package vm
 
 import (
-	"context"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
-	"github.com/holdfast-io/holdfast/internal/cli"
+	"github.com/holdfast-io/holdfast/internal/attach/keeper"
+	"github.com/holdfast-io/holdfast/test/program"
 )
 
 // TestMain makes the test's program the one that the node runs, too.
-func TestMain(m *testing.M) {
-	if len(os.Args) < 2 || strings.HasPrefix(os.Args[1], "-test.") {
-		os.Exit(m.Run())
-	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	os.Exit(cli.Main(ctx, os.Args[1:], cli.Streams{In: os.Stdin, Out: os.Stdout, Err: os.Stderr}))
-}
+func TestMain(m *testing.M) { program.Main(m) }
 
 // patience bounds every wait: the machine is emulated.
 const patience = 4 * time.Minute
@@ -145,18 +136,32 @@ func (n *node) do(args ...string) string {
 }
 
 // killData kills the data process, and waits until another one runs.
-func (n *node) killData() {
+func (n *node) killData() { n.kill("data") }
+
+// kill kills one of the node's processes, and waits until another one runs.
+func (n *node) kill(process string) {
 	n.t.Helper()
-	pid := func() int {
-		raw, _ := os.ReadFile(n.path("run/data.pid")) // none: 0
-		pid, _ := strconv.Atoi(strings.TrimSpace(string(raw)))
-		return pid
-	}
+	pid := func() int { return program.PID(n.path("run"), process) }
 	before := pid()
 	if err := syscall.Kill(before, syscall.SIGKILL); err != nil {
 		n.t.Fatal(err)
 	}
-	n.await("another data process", func() bool { now := pid(); return now != 0 && now != before })
+	n.await("another process "+process, func() bool { now := pid(); return now != 0 && now != before })
+}
+
+// replaceKeeper kills the keeper, and waits until another one has the volume's device.
+func (n *node) replaceKeeper(volume string) {
+	n.t.Helper()
+	n.kill("keeper")
+	n.await("the next keeper has the device", func() bool {
+		k, err := keeper.DialTool(n.t.Context(), n.path("run/keeper.sock"))
+		if err != nil {
+			return false
+		}
+		defer k.Close()
+		list, err := k.List(n.t.Context())
+		return err == nil && len(list) == 1 && list[0].Name == volume && list[0].Served
+	})
 }
 
 func sh(t *testing.T, command string, args ...string) string {
@@ -195,6 +200,9 @@ func (n *node) life(kind, device string) {
 		t.Errorf("the device is %s", path)
 	}
 	n.throughKills(dir)
+	n.replaceKeeper(kind)
+	n.killData() // from which only a keeper that knows of the device saves it
+	sh(t, `echo 3 >/proc/sys/vm/drop_caches; cd "$1" && sha256sum -c sums && dd if=/dev/zero of=more bs=64k count=1 conv=fsync 2>/dev/null`, dir)
 	if out, err := n.try("volume", "update", kind, "--size", "96Mi"); (err != nil) != (kind == "ublk") || err != nil && !strings.Contains(out, "cure: holdfast volume detach") {
 		t.Errorf("growth of a device of %s says: %v\n%s", kind, err, out)
 	}
