@@ -27,7 +27,7 @@ const Window = 64
 const Memory = 4096
 
 // costBlocks is how many blocks, in order, cost as much as one.
-const costBlocks = 8
+const costBlocks = 16
 
 // Cost returns what a request counts that moves so many blocks, in so many pieces that are
 // apart.
