@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -23,6 +24,9 @@ import (
 
 	"github.com/holdfast-io/holdfast/api/client"
 	v1 "github.com/holdfast-io/holdfast/api/holdfast/v1"
+	"github.com/holdfast-io/holdfast/internal/attach"
+	"github.com/holdfast-io/holdfast/internal/attach/loopdev"
+	"github.com/holdfast-io/holdfast/internal/host/patiently"
 )
 
 // program is the binary under test.
@@ -97,6 +101,7 @@ type node struct {
 	c    *cluster
 	i    int
 	name string
+	id   string // by which loop devices are known to be its own; "" before it was up
 	cmd  *exec.Cmd
 	log  *os.File
 	own  *client.Client // of api
@@ -189,6 +194,9 @@ func (n *node) isUp(ctx context.Context, name string) bool {
 	}
 	for _, p := range pools.Pools {
 		if p.Spec.GetNodeId() == got.Meta.Id && p.Status.GetHealthy() {
+			if i := slices.IndexFunc(n.c.nodes, func(x *node) bool { return x.name == name }); i >= 0 {
+				n.c.nodes[i].id = got.Meta.Id[:8]
+			}
 			return true
 		}
 	}
@@ -305,7 +313,9 @@ func (c *cluster) destroy() {
 	if c.t.Failed() {
 		c.logs()
 	}
+	ids := map[string]bool{}
 	for _, n := range c.nodes {
+		ids[n.id] = true
 		if n.own != nil {
 			n.own.Close()
 		}
@@ -325,6 +335,15 @@ func (c *cluster) destroy() {
 	if err := os.RemoveAll(c.dir); err != nil {
 		c.t.Errorf("something is left: %v", err)
 	}
+	patiently.Until(c.t, func() error {
+		devices, err := loopdev.List()
+		for _, d := range devices {
+			if name, ok := attach.ParseFileName(d.Backing); ok && ids[name.Node] {
+				return fmt.Errorf("%s is left, over %s", d.Path(), d.Backing)
+			}
+		}
+		return err
+	})
 }
 
 // logs shows what the nodes said last.

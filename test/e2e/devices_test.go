@@ -22,6 +22,7 @@ import (
 // TestDevices takes from one node, one after the other, what its devices depend on, and
 // looks at what their users see, and at what the node says of them.
 func TestDevices(t *testing.T) {
+	t.Parallel()
 	c := prepare(t)
 	own := newAuthority(t, "own")
 	own.certify(t, "server", "subjectAltName=IP:"+c.next().address())
@@ -52,6 +53,7 @@ func TestDevices(t *testing.T) {
 	})
 
 	c.during(t, "OneCommandBringsBackWhatDiedWithKeeperAndDataProcess", func(t *testing.T) {
+		must(t, n.cmd.Process.Signal(syscall.SIGSTOP)) // so that neither is there again before the other dies
 		n.kill("data")
 		n.kill("keeper")
 		var err error
@@ -61,6 +63,7 @@ func TestDevices(t *testing.T) {
 		if file.ended(c, &err); err == nil {
 			t.Error("who wrote to the file got no error")
 		}
+		must(t, n.cmd.Process.Signal(syscall.SIGCONT))
 		n.mustCLI("volume", "attach", "fs", "--mount", dir)
 		file.verify(t, file.path)
 		n.mustCLI("volume", "attach", "raw")
@@ -243,21 +246,13 @@ func (n *node) keeps(volumes ...string) func(context.Context) bool {
 	}
 }
 
-// devices returns the loop devices that are the node's, by its id, which their files have
-// in their names.
+// devices returns the loop devices that are the node's.
 func (n *node) devices(t *testing.T) (paths []string) {
-	target, err := os.Readlink(n.path("dev/raw"))
-	must(t, err)
+	t.Helper()
 	all, err := loopdev.List()
 	must(t, err)
-	node := ""
 	for _, d := range all {
-		if name, ok := attach.ParseFileName(d.Backing); ok && d.Path() == target {
-			node = name.Node
-		}
-	}
-	for _, d := range all {
-		if name, ok := attach.ParseFileName(d.Backing); ok && name.Node == node {
+		if name, ok := attach.ParseFileName(d.Backing); ok && name.Node == n.id {
 			paths = append(paths, d.Path())
 		}
 	}
