@@ -189,6 +189,67 @@ func TestEveryCallAtOnceAndAgain(t *testing.T) {
 	})
 }
 
+func TestEveryCallAboutAVolumeInUseAtOnce(t *testing.T) {
+	r := newRig(t, 1)
+	v := r.create("db", raw(), nil)
+	_, err := r.publishAt(v, r.Nodes[0], raw())
+	must(t, err)
+	var mu sync.Mutex
+	each := func(what string, call func() (id string, err error)) string {
+		ids := map[string]bool{}
+		var all sync.WaitGroup
+		for range 8 {
+			all.Go(func() {
+				id, err := call()
+				mu.Lock()
+				defer mu.Unlock()
+				if ids[id] = true; err != nil || len(ids) > 1 {
+					t.Errorf("%s: %v, ids %v", what, err, ids)
+				}
+			})
+		}
+		all.Wait()
+		for id := range ids {
+			return id
+		}
+		return ""
+	}
+	snapshot := each("CreateSnapshot", func() (string, error) {
+		s, err := r.CreateSnapshot(r.ctx(), &csi.CreateSnapshotRequest{Name: "now", SourceVolumeId: v.VolumeId})
+		return s.GetSnapshot().GetSnapshotId(), err
+	})
+	group := each("CreateVolumeGroupSnapshot", func() (string, error) {
+		g, err := r.CreateVolumeGroupSnapshot(r.ctx(), &csi.CreateVolumeGroupSnapshotRequest{Name: "both", SourceVolumeIds: []string{v.VolumeId}})
+		return g.GetGroupSnapshot().GetGroupSnapshotId(), err
+	})
+	each("ControllerExpandVolume", func() (string, error) {
+		g, err := r.ControllerExpandVolume(r.ctx(), &csi.ControllerExpandVolumeRequest{VolumeId: v.VolumeId, CapacityRange: &csi.CapacityRange{RequiredBytes: 96 << 20}, VolumeCapability: raw()})
+		return fmt.Sprint(g.GetCapacityBytes()), err
+	})
+	each("ControllerModifyVolume", func() (string, error) {
+		_, err := r.ControllerModifyVolume(r.ctx(), &csi.ControllerModifyVolumeRequest{VolumeId: v.VolumeId, MutableParameters: map[string]string{"iops": "500"}})
+		return "", err
+	})
+	each("DeleteVolumeGroupSnapshot", func() (string, error) {
+		_, err := r.DeleteVolumeGroupSnapshot(r.ctx(), &csi.DeleteVolumeGroupSnapshotRequest{GroupSnapshotId: group})
+		return "", err
+	})
+	each("DeleteSnapshot", func() (string, error) {
+		_, err := r.DeleteSnapshot(r.ctx(), &csi.DeleteSnapshotRequest{SnapshotId: snapshot})
+		return "", err
+	})
+	left, err := r.ListSnapshots(r.ctx(), &csi.ListSnapshotsRequest{})
+	must(t, err)
+	if len(left.Entries) != 0 {
+		t.Errorf("left: %v", left.Entries)
+	}
+	got, err := ours.NewAPI(r.Client, r.URL).Volumes.GetVolume(r.ctx(), getVolume(v.VolumeId))
+	must(t, err)
+	if got.Spec.SizeBytes != 96<<20 || got.Spec.GetLimits().GetReadIops() != 500 {
+		t.Errorf("the volume is %v", got.Spec)
+	}
+}
+
 func TestDeviceIsShownAsItIs(t *testing.T) {
 	r := newRig(t, 1)
 	v, path := r.create("raw", raw(), map[string]string{"fs": "xfs"}), filepath.Join(r.dir, "pod", "device")
