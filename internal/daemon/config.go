@@ -34,6 +34,7 @@ type Config struct {
 	EtcdPort, PeerPort       int
 
 	Join, Token        string
+	Restore            string // a dump with which a machine that is nobody begins its cluster again
 	Labels             map[string]string
 	Region, Zone, Rack string
 
@@ -69,6 +70,7 @@ func (c *Config) Flags(f *pflag.FlagSet) {
 	f.IntVar(&c.PeerPort, "etcd-peer-port", 7403, "of this node's etcd, for its peers")
 	f.StringVar(&c.Join, "join", "", "`address` of a node of the cluster to join; without it, a node that is in no cluster makes one")
 	f.StringVar(&c.Token, "token", "", "with which to join, from holdfast token create (also HOLDFAST_JOIN_TOKEN)")
+	f.StringVar(&c.Restore, "restore", "", "`file` with a dump of the metadata: begin its cluster again on this machine, which is in none, when the machines of all its nodes are lost")
 	f.StringToStringVar(&c.Labels, "label", nil, "`key=value`, of a node that joins")
 	f.StringVar(&c.Region, "region", "", "where a node that joins is")
 	f.StringVar(&c.Zone, "zone", "", "where a node that joins is")
@@ -194,6 +196,9 @@ func (c *Config) Complete() (err error) {
 	if c.Join != "" && c.Token == "" {
 		return fault.WithCure(fault.Errorf(op, fault.Invalid, "to join a cluster takes --join and --token"), "make a token on a node of the cluster: holdfast token create")
 	}
+	if c.Join != "" && c.Restore != "" {
+		return fault.WithCure(fault.Errorf(op, fault.Invalid, "--restore and --join can't go together"), "restore on one machine, and let the others join that one")
+	}
 	if c.IOWait <= 0 {
 		return fault.Errorf(op, fault.Invalid, "--io-wait %v: I/O can't wait for so long", c.IOWait)
 	}
@@ -295,7 +300,7 @@ func (c *Config) external() bool { return len(c.EtcdEndpoints) > 0 }
 func (c *Config) save() error {
 	f := pflag.NewFlagSet("", pflag.ContinueOnError)
 	shown := *c
-	shown.Token, shown.Join = "", ""
+	shown.Token, shown.Join, shown.Restore = "", "", ""
 	values := map[string]any{}
 	shadow := Config{}
 	shadow.Flags(f)

@@ -46,6 +46,9 @@ func (o *NodeOptions) identify(ctx context.Context) (identity, error) {
 		id := identity{Cluster: w.Identity().Cluster, Node: w.Identity().Node}
 		_, err := os.Stat(c.foundingFile())
 		id.founding = err == nil
+		if c.Restore != "" {
+			o.Log.Warn("this machine is a node already: --restore is not looked at. See holdfast metadata restore", "node", id.Node)
+		}
 		if c.Join != "" && time.Now().After(w.Identity().Ends()) {
 			return o.join(ctx, id) // it was away for too long to renew its certificate
 		}
@@ -55,13 +58,16 @@ func (o *NodeOptions) identify(ctx context.Context) (identity, error) {
 		return identity{}, err
 	}
 	known := o.marked()
-	if c.Join != "" {
+	switch {
+	case c.Join != "":
 		return o.join(ctx, known)
+	case c.Restore != "":
+		return o.resurrect(known)
 	}
 	if !known.Node.IsZero() {
 		return identity{}, fault.WithCure(fault.Errorf("daemon.Node", fault.Precondition,
 			"the pools here belong to node %s of cluster %s, but %s has no certificate for it", known.Node, known.Cluster, c.DataDir),
-			"let the node join its cluster again: holdfast node --join ADDRESS --token TOKEN")
+			"let the node join its cluster again: holdfast node --join ADDRESS --token TOKEN; if all its nodes are lost, begin it again: holdfast node --restore DUMP")
 	}
 	return o.found()
 }

@@ -2,33 +2,44 @@ package e2e
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
 
+	"google.golang.org/protobuf/types/known/durationpb"
+
 	v1 "github.com/holdfast-io/holdfast/api/holdfast/v1"
 )
 
 // TestReplicas has replicas come, go and be silent under a writer.
 func TestReplicas(t *testing.T) {
-	c := newCluster(t, 3)
+	c := prepare(t)
+	mib := 64
+	if long {
+		mib, c.poolSize = 1024, "6Gi"
+	}
+	c.grow(3)
 	n1, n2, n3 := c.nodes[0], c.nodes[1], c.nodes[2]
 
 	// B is off while more is written, then A while all is read on C.
 	c.during(t, "WhatWasWrittenWhileOneWasOffIsReadWhenAnotherIs", func(t *testing.T) {
-		c.volume("litmus", 512<<20, 3)
+		c.volume("litmus", int64(2*mib+384)<<20, 3)
 		dir := n3.mount("litmus")
-		sh(t, `dd if=/dev/urandom of="$1/one" bs=1M count=64 conv=fsync status=none`, dir)
+		sh(t, `dd if=/dev/urandom of="$1/one" bs=1M count="$2" conv=fsync status=none`, dir, strconv.Itoa(mib))
 		n2.crash()
-		sh(t, `dd if=/dev/urandom of="$1/two" bs=1M count=64 conv=fsync status=none`, dir)
+		sh(t, `dd if=/dev/urandom of="$1/two" bs=1M count="$2" conv=fsync status=none`, dir, strconv.Itoa(mib))
 		want := sh(t, `cd "$1"; sha256sum one two`, dir)
+		began := time.Now()
 		n2.start()
 		c.awaitNodes()
 		n3.awaitHealth("litmus", v1.Health_HEALTH_HEALTHY)
+		t.Logf("%d MiB that one lacked were there %v after it was started", mib, time.Since(began).Round(10*time.Millisecond))
 		c.detach("litmus")
 		n1.crash()
 		// On the node that was off, too: from its own copy, and all of it.
@@ -41,6 +52,10 @@ func TestReplicas(t *testing.T) {
 		n1.start()
 		c.awaitNodes()
 	})
+
+	if long {
+		c.during(t, "VolumesAreMadeWhileANodeHasJustDied", c.madeWithoutTheDead)
+	}
 
 	c.during(t, "WritesGoOnWithoutASilentReplica", func(t *testing.T) {
 		c.volume("silent", 64<<20, 3)
@@ -96,6 +111,37 @@ func TestReplicas(t *testing.T) {
 		w.verify(t, w.path)
 		c.detach("alone")
 	})
+}
+
+// madeWithoutTheDead makes volumes while the cluster takes a dead node for alive, so that
+// some are placed there. All can be used before it is back.
+func (c *cluster) madeWithoutTheDead(t *testing.T) {
+	n1, n3 := c.nodes[0], c.nodes[2]
+	n3.crash()
+	const volumes = 8
+	name := func(i int) string { return fmt.Sprint("newborn", i) }
+	began := time.Now()
+	c.eachOf(volumes, "is made", func(ctx context.Context, i int) error {
+		spec := &v1.VolumeSpec{SizeBytes: 16 << 20, Replicas: 1}
+		if i == 0 {
+			spec.Replicas = 3
+		}
+		_, err := n1.api().Volumes.CreateVolume(ctx, &v1.CreateVolumeRequest{Name: name(i), Spec: spec, Wait: durationpb.New(patience)})
+		return err
+	})
+	t.Logf("all could be used %v after a node had died", time.Since(began).Round(10*time.Millisecond))
+	for i := range volumes {
+		device := n1.attach(name(i))
+		must(t, stamp(device, i))
+		must(t, stamped(device, i))
+		c.detach(name(i))
+	}
+	n3.start()
+	c.awaitNodes()
+	n1.awaitHealth(name(0), v1.Health_HEALTH_HEALTHY)
+	for i := range volumes {
+		c.gone(name(i))
+	}
 }
 
 // bounded is cli of a command that must end by itself, and before long.
