@@ -22,7 +22,7 @@ func TestReplicas(t *testing.T) {
 	c := prepare(t)
 	mib := 64
 	if long {
-		mib, c.poolSize = 1024, "6Gi"
+		mib, c.poolSize = 1024, "4Gi"
 	}
 	c.grow(3)
 	n1, n2, n3 := c.nodes[0], c.nodes[1], c.nodes[2]
