@@ -141,6 +141,12 @@ func readSetting(q *v1.UpdateSettingsRequest, arg string) error {
 			return fmt.Errorf("%s: %w", name, err)
 		}
 		value = protoreflect.ValueOfInt64(n)
+	case protoreflect.BoolKind:
+		yes, err := strconv.ParseBool(text)
+		if err != nil {
+			return fmt.Errorf("%s: %q is neither true nor false", name, text)
+		}
+		value = protoreflect.ValueOfBool(yes)
 	default:
 		value = protoreflect.ValueOfString(text)
 	}

@@ -124,7 +124,7 @@ type Coordinator struct {
 	growing   int64            // the size that replicas are about to get
 	leave     leaving
 
-	limits        Limits
+	resyncs       Resyncs
 	reads, writes buckets // of the user
 	pace          bucket  // of resyncs
 

@@ -13,6 +13,7 @@ func (c *Coordinator) Debug(now time.Duration) string {
 		c.rec.Volume, c.phase, c.rec.Epoch, c.settled(), c.ready(now), c.proposed != nil, c.why)
 	fmt.Fprintf(&b, "%d requests wait, %d are active, %d copies, %d regions gated, %d wanted\n",
 		len(c.queue), len(c.active), c.copying, c.gate.count(), len(c.gate.wanted))
+	fmt.Fprintf(&b, "resyncs: at most %.0f bytes a second (0: no bound), paused %v\n", c.resyncs.Bytes, c.resyncs.Pause)
 	for m, x := range c.members {
 		fmt.Fprintf(&b, "member %d: %v since %d, linked %v, promised %d, lease for %v, silent for %v, bad %v, %d questions\n",
 			m, c.rec.Members[m].State, c.rec.Members[m].Since, x.linked, x.promised, x.lease-now, now-x.heard, x.bad, x.asks)

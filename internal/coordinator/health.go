@@ -141,8 +141,8 @@ func (c *Coordinator) outdated(now time.Duration, m int) (cause, cure string) {
 		return "the replica's node restarts", cureNone
 	case now < x.parole:
 		return fmt.Sprintf("the replica is left alone for %v, because it failed too often%s", (x.parole - now).Round(time.Second), why), "nothing to do if what was the matter is mended, as it is brought up to date then; else look at the disk and the network of the replica's node"
-	case c.limits.PauseResync:
-		return "the replica lacks writes, and resyncs are paused" + why, "let resyncs go on"
+	case c.resyncs.Pause:
+		return "the replica lacks writes, and resyncs are paused" + why, "holdfast cluster set pause_resync=false"
 	case x.syncFailed != nil && (s == nil || s.moved == 0):
 		what, cure := fault.Describe(x.syncFailed)
 		if cure == "" {
@@ -165,6 +165,9 @@ type Sync struct {
 	Moved       int64            // bytes, since it began
 	Began       time.Duration    // for the rate, and an estimate of the end
 }
+
+// Syncing reports whether a replica catches up.
+func (c *Coordinator) Syncing() bool { return c.syncs() > 0 }
 
 // Syncs returns how far the replicas have come that catch up.
 func (c *Coordinator) Syncs() (list []Sync) {

@@ -2,24 +2,31 @@ package coordinator
 
 import "time"
 
-// Limits bound what a volume may do, each 0 for no bound. They may be changed at any
-// time.
+// Limits bound what a volume's user may do, each 0 for no bound. They may be changed at
+// any time.
 type Limits struct {
 	Reads, Writes         float64 // requests per second; zeroings are writes
 	ReadBytes, WriteBytes float64 // per second; zeroings have none
-
-	ResyncBytes float64 // per second, that all resyncs of the volume move together
-	PauseResync bool    // no resync goes on
 }
 
-// SetLimits changes the limits.
+// Resyncs bound what bringing replicas up to date may do. They may be changed at any time.
+type Resyncs struct {
+	Bytes float64 // per second, that all of the volume move together; 0 is no bound
+	Pause bool    // none goes on
+}
+
+// SetResyncs changes what resyncs may do.
+func (c *Coordinator) SetResyncs(r Resyncs) {
+	c.resyncs = r
+	c.pace.set(r.Bytes)
+}
+
+// SetLimits changes what the user may do.
 func (c *Coordinator) SetLimits(l Limits) {
-	c.limits = l
 	c.reads.requests.set(l.Reads)
 	c.reads.bytes.set(l.ReadBytes)
 	c.writes.requests.set(l.Writes)
 	c.writes.bytes.set(l.WriteBytes)
-	c.pace.set(l.ResyncBytes)
 }
 
 // bucket is a rate that time fills. What is taken may be more than there is: then the
@@ -58,6 +65,9 @@ func (b *bucket) wait(now time.Duration) time.Duration {
 	}
 	return time.Duration(-b.level/b.rate*float64(time.Second)) + time.Microsecond
 }
+
+// holds reports whether there would be something left after n are taken.
+func (b *bucket) holds(n int64) bool { return b.rate == 0 || b.level > float64(n) }
 
 func (b *bucket) take(now time.Duration, n int64) {
 	if b.rate != 0 {

@@ -167,7 +167,7 @@ func (c *Coordinator) catchUp(now time.Duration, m int, fx *Effects) {
 		if source < 0 {
 			x.badSources = 0
 		}
-		if source < 0 || c.limits.PauseResync || x.leaving {
+		if source < 0 || c.resyncs.Pause || x.leaving {
 			return
 		}
 		s = &syncing{source: source, began: now}
@@ -320,14 +320,14 @@ func (c *Coordinator) busy(now time.Duration) bool {
 // mayCopy reports whether a resync may take another step: to a busy user it leaves the
 // disks for most of the time, and takes one step at a time.
 func (c *Coordinator) mayCopy(now time.Duration, s *syncing, fx *Effects) bool {
-	if c.limits.PauseResync || s.steps >= stepsMax || c.busy(now) && (s.steps > 0 || now < s.rest) {
+	if c.resyncs.Pause || s.steps >= stepsMax || c.busy(now) && (s.steps > 0 || now < s.rest) {
 		return false
 	}
 	if wait := c.pace.wait(now); wait > 0 {
 		fx.alarm(now + wait)
 		return false
 	}
-	return true
+	return s.steps == 0 || c.pace.holds(int64(s.steps)*copyStep*block.Size) // as if each moved all of its blocks
 }
 
 // copySome puts copies in line.

@@ -148,7 +148,10 @@ func (s *script) command(word []string) {
 			s.step(ev)
 		}
 	case "pause", "resume":
-		s.c.SetLimits(Limits{PauseResync: word[0] == "pause"})
+		s.c.SetResyncs(Resyncs{Pause: word[0] == "pause"})
+		s.step(Tick{})
+	case "cap": // cap BYTES: that resyncs move in a second
+		s.c.SetResyncs(Resyncs{Bytes: float64(arg(1))})
 		s.step(Tick{})
 	case "unlink":
 		s.step(Unlinked{Member: arg(1)})

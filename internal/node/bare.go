@@ -96,6 +96,6 @@ func (v *BareVolume) Stats() (s coordinator.Stats) {
 
 // Syncing reports whether a replica catches up.
 func (v *BareVolume) Syncing() (yes bool) {
-	v.n.do(func() { yes = len(v.h.coord.Syncs()) > 0 })
+	v.n.do(func() { yes = v.h.coord.Syncing() })
 	return yes
 }

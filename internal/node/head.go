@@ -77,6 +77,7 @@ func (n *Node) newHead(rec spec.Record, r *records, stopped func(error)) *head {
 		ReplicaTimeout: n.o.ReplicaTimeout, QueueMax: queueMax})
 	h.timer = n.loop.NewTimer(h.tick)
 	n.heads[rec.Volume] = h
+	n.paceResyncs()
 	h.tick()
 	return h
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/holdfast-io/holdfast/internal/block"
+	"github.com/holdfast-io/holdfast/internal/coordinator"
 	"github.com/holdfast-io/holdfast/internal/fault"
 	"github.com/holdfast-io/holdfast/internal/host"
 	"github.com/holdfast-io/holdfast/internal/replica"
@@ -79,10 +80,11 @@ type Node struct {
 	peers     map[block.NodeID]*peer
 	inbounds  map[*inbound]bool
 	sessions  replica.Session
-	shared    store.Shared // what open replicas take together
-	dirty     []*link.Conn // have something queued
-	flushing  bool         // flushDirty is posted
-	flush     func()       // flushDirty: made once, because a method value is an allocation
+	shared    store.Shared        // what open replicas take together
+	resyncs   coordinator.Resyncs // what all of the heads' may do together
+	dirty     []*link.Conn        // have something queued
+	flushing  bool                // flushDirty is posted
+	flush     func()              // flushDirty: made once, because a method value is an allocation
 	clock     *host.Timer
 }
 
@@ -134,6 +136,7 @@ func (n *Node) tick() {
 		c.goOn() // likewise
 	}
 	n.late.drain()
+	n.paceResyncs()
 	every := n.o.ReplicaTimeout / 6
 	n.clock.Set((now/every + 1) * every) // together with the heads, which tick at such times
 }

@@ -23,6 +23,7 @@ type view struct {
 	snapshots    *state.Mirror[*v1.Snapshot]
 	snapStatuses *state.Mirror[*v1.SnapshotStatus]
 	operations   *state.Mirror[*v1.Operation]
+	settings     *state.Mirror[*v1.ClusterSettings]
 }
 
 func newView(ctx context.Context, s state.Store) *view {
@@ -37,6 +38,7 @@ func newView(ctx context.Context, s state.Store) *view {
 		snapshots:    state.NewMirror(ctx, s, state.Snapshots, snapshotIndexes()),
 		snapStatuses: state.NewMirror(ctx, s, state.SnapshotStatuses, nil),
 		operations:   state.NewMirror(ctx, s, state.Operations, operationIndexes()),
+		settings:     state.NewMirror(ctx, s, state.Settings, nil),
 	}
 }
 

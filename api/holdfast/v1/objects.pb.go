@@ -3147,7 +3147,8 @@ type ClusterSettings struct {
 	Revision              int64                  `protobuf:"varint,11,opt,name=revision,proto3" json:"revision,omitempty"`
 	DefaultReplicas       int32                  `protobuf:"varint,12,opt,name=default_replicas,json=defaultReplicas,proto3" json:"default_replicas,omitempty"`                       // of volumes for which nobody says; 0: 2, or 1 in a cluster of one node
 	DefaultFilesystem     string                 `protobuf:"bytes,13,opt,name=default_filesystem,json=defaultFilesystem,proto3" json:"default_filesystem,omitempty"`                  // likewise; empty: ext4
-	ResyncBytesPerSecond  int64                  `protobuf:"varint,14,opt,name=resync_bytes_per_second,json=resyncBytesPerSecond,proto3" json:"resync_bytes_per_second,omitempty"`    // cap for each node; 0 is no cap
+	ResyncBytesPerSecond  int64                  `protobuf:"varint,14,opt,name=resync_bytes_per_second,json=resyncBytesPerSecond,proto3" json:"resync_bytes_per_second,omitempty"`    // that replicas which catch up are sent by each node; 0 is no cap
+	PauseResync           bool                   `protobuf:"varint,16,opt,name=pause_resync,json=pauseResync,proto3" json:"pause_resync,omitempty"`                                   // no replica catches up
 	SnapshotsPerVolumeMax int32                  `protobuf:"varint,15,opt,name=snapshots_per_volume_max,json=snapshotsPerVolumeMax,proto3" json:"snapshots_per_volume_max,omitempty"` // 0: 256
 	unknownFields         protoimpl.UnknownFields
 	sizeCache             protoimpl.SizeCache
@@ -3279,6 +3280,13 @@ func (x *ClusterSettings) GetResyncBytesPerSecond() int64 {
 		return x.ResyncBytesPerSecond
 	}
 	return 0
+}
+
+func (x *ClusterSettings) GetPauseResync() bool {
+	if x != nil {
+		return x.PauseResync
+	}
+	return false
 }
 
 func (x *ClusterSettings) GetSnapshotsPerVolumeMax() int32 {
@@ -3752,7 +3760,7 @@ const file_holdfast_v1_objects_proto_rawDesc = "" +
 	"\bseverity\x18\x05 \x01(\tR\bseverity\x12\x16\n" +
 	"\x06reason\x18\x06 \x01(\tR\x06reason\x12\x18\n" +
 	"\amessage\x18\a \x01(\tR\amessage\x12\x17\n" +
-	"\anode_id\x18\b \x01(\tR\x06nodeId\"\x8e\a\n" +
+	"\anode_id\x18\b \x01(\tR\x06nodeId\"\xb1\a\n" +
 	"\x0fClusterSettings\x12<\n" +
 	"\frepair_delay\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\vrepairDelay\x12&\n" +
 	"\frebuilds_max\x18\x02 \x01(\x05H\x00R\vrebuildsMax\x88\x01\x01\x126\n" +
@@ -3771,7 +3779,8 @@ const file_holdfast_v1_objects_proto_rawDesc = "" +
 	"\brevision\x18\v \x01(\x03R\brevision\x12)\n" +
 	"\x10default_replicas\x18\f \x01(\x05R\x0fdefaultReplicas\x12-\n" +
 	"\x12default_filesystem\x18\r \x01(\tR\x11defaultFilesystem\x125\n" +
-	"\x17resync_bytes_per_second\x18\x0e \x01(\x03R\x14resyncBytesPerSecond\x127\n" +
+	"\x17resync_bytes_per_second\x18\x0e \x01(\x03R\x14resyncBytesPerSecond\x12!\n" +
+	"\fpause_resync\x18\x10 \x01(\bR\vpauseResync\x127\n" +
 	"\x18snapshots_per_volume_max\x18\x0f \x01(\x05R\x15snapshotsPerVolumeMaxB\x0f\n" +
 	"\r_rebuilds_maxB\x18\n" +
 	"\x16_rebuilds_per_node_maxB\x1a\n" +
