@@ -321,3 +321,38 @@ func TestWhatWasWrittenSinceACrashIsNotInDoubt(t *testing.T) {
 		}
 	}
 }
+
+// TestWhoWaitsForARegionThatCanNotBeSettledFindsOut has the acceptance of a loss fail while
+// it looks at what was written last, and a request that came meanwhile goes on by itself: an
+// owner's promise would have waited for it for ever. Found by the simulator, on a full disk.
+func TestWhoWaitsForARegionThatCanNotBeSettledFindsOut(t *testing.T) {
+	for i := range 40 {
+		later, skip := i/4, i%4 // operations of the disk before the request, and before the one that fails
+		disk := simdisk.New(simdisk.Options{Seed: 1})
+		g := newRig(t, disk, 1<<30, Options{Boot: 1})
+		g.write(6, 3, 1)
+		disk.Inject(simdisk.Rule{Kind: host.OpSync, Path: g.dir + "/chunks/*", Effect: simdisk.Fail})
+		if err := g.do(&Request{Verb: Flush}); err == nil {
+			t.Fatal("the sync did not fail")
+		}
+		_ = g.close() // fails, and waits for the note that is left
+		g.must(g.open())
+		if g.r.Lost() == nil {
+			t.Fatal("nothing is lost")
+		}
+		disk.Inject(simdisk.Rule{Kind: host.OpRead, Path: g.dir + "/chunks/*", Effect: simdisk.Fail, Skip: skip})
+		failed := func(err error) {
+			if err != nil && !fault.Is(err, fault.Media) {
+				t.Error(err)
+			}
+		}
+		g.r.Accept(failed)
+		for range later {
+			disk.Poll(1)
+		}
+		failed(g.await(func(done func(error)) {
+			g.submit(&Request{Verb: Verify, Extent: block.Extent{Start: 6, Count: 3}, Sums: make([]block.Sum, 3)}, done)
+		}))
+		g.must(g.await(g.r.Accept))
+	}
+}

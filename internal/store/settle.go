@@ -16,7 +16,7 @@ func (r *Replica) settle(n block.Region, rg *region, q *Request) {
 		return
 	}
 	r.spawn("settle", func(t *task) {
-		err := t.settleRegion(n, rg)
+		err := t.settleOnce(n, rg)
 		delete(r.regions.waiting, n)
 		if err != nil {
 			r.failFirst(&rg.rarely().waiters, err)
@@ -27,10 +27,21 @@ func (r *Replica) settle(n block.Region, rg *region, q *Request) {
 	})
 }
 
-// settleRegion reads what was written to a region since it became dirty and corrects
+// settleRegion is settleOnce for a task that no request waits for. Those that came
+// meanwhile wait for it all the same: when it failed they find out for themselves.
+func (t *task) settleRegion(n block.Region, rg *region) error {
+	err := t.settleOnce(n, rg)
+	if err != nil && t.r.broken == nil && rg.rare != nil {
+		t.r.rerun(&rg.rare.waiters)
+		rg.tidy()
+	}
+	return err
+}
+
+// settleOnce reads what was written to a region since it became dirty and corrects
 // the checksums that a crash left behind. Requests to the region go on meanwhile: a
 // block's checksum is corrected only if nobody changed the entry while it was read.
-func (t *task) settleRegion(n block.Region, rg *region) error {
+func (t *task) settleOnce(n block.Region, rg *region) error {
 	r := t.r
 	for rg.rarely().settling && r.broken == nil {
 		rg.rare.settlers = append(rg.rare.settlers, t)
