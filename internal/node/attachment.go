@@ -33,23 +33,21 @@ type attachment struct {
 	show attach.Frontend // nil while there is none
 	said *v1.AttachmentStatus
 
-	kind       frontend.Kind      // of show
-	keptBy     *keeper.Client     // whose keeper has show
-	export     *exported          // where clients find show, if that is an export
-	name       string             // of the volume, as show has it
-	snapshot   bool               // show is of a snapshot
-	left       *frontend.Device   // of a device that the data process before this one left
-	limited    *v1.Limits         // what the head keeps to
-	shown      int64              // bytes that show has, and the filesystem that is mounted here
-	fixed      string             // why show can't grow while it is there; "" while nothing is known of that
-	complained string             // the last error that was logged
-	counted    time.Time          // when usage was looked at
-	countedOf  []block.Generation // the snapshots that there were then
-	mounted    string             // where the device is mounted by this node; "" nowhere
-	dead       string             // name of a device that serves nobody any more, and may be mounted still
-	unsaid     bool               // there is more to say than could be said
-	unchanged  string             // why the volume is not what is wished for
-	answered   state.Revision     // of the wish that was carried out last, or failed
+	kind       frontend.Kind    // of show
+	keptBy     *keeper.Client   // whose keeper has show
+	export     *exported        // where clients find show, if that is an export
+	name       string           // of the volume, as show has it
+	snapshot   bool             // show is of a snapshot
+	left       *frontend.Device // of a device that the data process before this one left
+	limited    *v1.Limits       // what the head keeps to
+	shown      int64            // bytes that show has, and the filesystem that is mounted here
+	fixed      string           // why show can't grow while it is there; "" while nothing is known of that
+	complained string           // the last error that was logged
+	mounted    string           // where the device is mounted by this node; "" nowhere
+	dead       string           // name of a device that serves nobody any more, and may be mounted still
+	unsaid     bool             // there is more to say than could be said
+	unchanged  string           // why the volume is not what is wished for
+	answered   state.Revision   // of the wish that was carried out last, or failed
 
 	thawed      bool                          // it was looked whether the process before this one left it frozen
 	groups      map[string]*coordinator.Group // snapshots of groups that wait for the others
@@ -288,7 +286,7 @@ func (a *attachment) tend(w wish) error {
 	if !a.servesNow() {
 		return nil
 	}
-	return errors.Join(a.limit(w), a.members(w), a.grow(w), a.snapshots(), a.restore(), a.usage())
+	return errors.Join(a.limit(w), a.members(w), a.grow(w), a.snapshots(), a.restore())
 }
 
 // servesNow reports whether the head serves.

@@ -159,6 +159,7 @@ func (d *daemon) agents() {
 	n.work(func(context.Context) { d.show.run(d.ctx) })
 	n.work(func(context.Context) { d.report(d.ctx) })
 	n.work(func(context.Context) { d.paces(d.ctx) })
+	n.work(func(context.Context) { d.countSnapshots(d.ctx) })
 	if d.o.Debug != "" {
 		n.work(func(context.Context) { d.debugPages(d.ctx) })
 	}

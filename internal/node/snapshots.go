@@ -5,7 +5,6 @@ import (
 	"errors"
 	"slices"
 	"strings"
-	"time"
 
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/emptypb"
@@ -241,35 +240,4 @@ func (a *attachment) deleteSnapshot(id string, status *v1.SnapshotStatus) error 
 	}
 	a.log.Info("deleting a snapshot", "generation", g)
 	return a.order(&coordinator.Change{Op: coordinator.DeleteSnapshot, Generation: g})
-}
-
-// usageEvery is how often it is looked how much space snapshots take, and usageSoon how
-// long after the look before at least, when some have come or gone.
-const (
-	usageEvery = time.Minute
-	usageSoon  = 5 * time.Second
-)
-
-// usage says what each snapshot takes, if a replica lies on this node.
-func (a *attachment) usage() error {
-	have := a.record().Snapshots
-	switch since := time.Since(a.counted); {
-	case since < usageSoon, since < usageEvery && slices.Equal(have, a.countedOf):
-		return nil
-	}
-	a.counted, a.countedOf = time.Now(), have
-	generations, err := a.generationUsage()
-	if err != nil || generations == nil {
-		return err
-	}
-	var errs []error
-	for _, e := range a.d.view.snapshots.ByIndex(byVolume, a.id) {
-		was := a.snapStatus(e.ID)
-		now := proto.CloneOf(was)
-		u, ok := generations[block.Generation(was.Generation)]
-		if now.ExclusiveBytes, now.SharedBytes = u.Exclusive, u.Shared(); ok && was.Ready && !proto.Equal(was, now) {
-			errs = append(errs, a.saySnapshot(e.ID, now))
-		}
-	}
-	return errors.Join(errs...)
 }

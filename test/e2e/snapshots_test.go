@@ -230,7 +230,7 @@ func restores(t *testing.T, c *cluster, random *rand.Rand) {
 // everyDay does once what people do with snapshots, by commands.
 func everyDay(t *testing.T, c *cluster, _ *rand.Rand) {
 	n1, n2 := c.nodes[0], c.nodes[1]
-	n1.mustCLI("volume", "create", "day", "--size", "400Mi", "--repl", "2", "--fs", "xfs")
+	n1.mustCLI("volume", "create", "day", "--size", "400Mi", "--repl", "2", "--nodes", "n2,n3", "--fs", "xfs") // none where it is mounted
 	dir := n1.mount("day")
 	fill := func(name string) {
 		sh(t, `dd if=/dev/urandom of="$1/$2" bs=1M count=24 conv=notrunc,fsync status=none`, dir, name)
