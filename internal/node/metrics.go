@@ -21,6 +21,7 @@ var (
 	lease     = prometheus.NewDesc("holdfast_volume_lease_left_seconds", "For how long yet the volume can be used without a word from its replicas: the shortest of their leases; 0 when one has ended.", []string{"volume"}, nil)
 	toResync  = prometheus.NewDesc("holdfast_volume_resync_left_bytes", "Bytes that replicas which catch up have yet to look at.", []string{"volume"}, nil)
 	ejected   = prometheus.NewDesc("holdfast_volume_ejections_total", "Replicas that were left behind.", []string{"volume"}, nil)
+	slow      = prometheus.NewDesc("holdfast_volume_slow_ejections_total", "Of the replicas that were left behind, those that the others had to wait for too long.", []string{"volume"}, nil)
 	resynced  = prometheus.NewDesc("holdfast_volume_resyncs_total", "Replicas that were brought up to date.", []string{"volume"}, nil)
 	copied    = prometheus.NewDesc("holdfast_volume_resync_bytes_total", "Bytes that bringing replicas up to date has moved.", []string{"volume"}, nil)
 	repaired  = prometheus.NewDesc("holdfast_volume_repaired_blocks_total", "Blocks that were bad on one replica and repaired from another.", []string{"volume"}, nil)
@@ -31,7 +32,7 @@ type volumesCollector struct{ d *daemon }
 
 // Describe is prometheus.Collector.Describe.
 func (c volumesCollector) Describe(to chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{ioSeconds, ioBytes, ioErrors, inFlight, serving, epoch, replicas, lease, toResync, ejected, resynced, copied, repaired} {
+	for _, d := range []*prometheus.Desc{ioSeconds, ioBytes, ioErrors, inFlight, serving, epoch, replicas, lease, toResync, ejected, slow, resynced, copied, repaired} {
 		to <- d
 	}
 }
@@ -109,6 +110,7 @@ func collectHead(to chan<- prometheus.Metric, volume string, h *head) {
 		gauge(replicas, float64(n), state)
 	}
 	count(ejected, float64(s.Ejected))
+	count(slow, float64(s.Slow))
 	count(resynced, float64(s.Resynced))
 	count(copied, float64(s.Copied))
 	count(repaired, float64(s.Repaired))

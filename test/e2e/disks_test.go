@@ -412,6 +412,9 @@ func (c *cluster) slowsADisk(t *testing.T) {
 	n1.awaitReason("slow", "the others wait")
 	n1.awaitHealth("slow", v1.Health_HEALTH_DEGRADED)
 	n1.awaitReason("slow", "was slow")
+	if n := n1.metric(`holdfast_volume_slow_ejections_total{volume="slow"}`); n < 1 {
+		t.Errorf("%v replicas were left behind for being slow", n)
+	}
 	w.goesOn(c)
 	undo()
 	n1.awaitHealth("slow", v1.Health_HEALTH_HEALTHY)
