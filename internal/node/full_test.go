@@ -6,9 +6,11 @@ import (
 
 	"github.com/holdfast-io/holdfast/internal/attach"
 	"github.com/holdfast-io/holdfast/internal/block"
+	"github.com/holdfast-io/holdfast/internal/coordinator"
 	"github.com/holdfast-io/holdfast/internal/host"
 	"github.com/holdfast-io/holdfast/internal/host/patiently"
 	"github.com/holdfast-io/holdfast/internal/spec"
+	"github.com/holdfast-io/holdfast/internal/wire"
 	"github.com/holdfast-io/holdfast/internal/wire/link"
 )
 
@@ -66,6 +68,33 @@ func TestAConnectionThatEndsFullLeavesRoomForTheNext(t *testing.T) {
 	head.cut()
 	v.write(0, 7, 4096) // which waits for the connection, or for the record to leave the replica behind
 	g.await(func(r spec.Record) bool { return r.InSync() == 2 })
+}
+
+// TestALeaseIsRenewedAheadOfWhatWaits has a head say something while the connection takes
+// nothing: what renews leases is not behind what is written.
+func TestALeaseIsRenewedAheadOfWhatWaits(t *testing.T) {
+	g := newRig(t, 2)
+	head, other := g.nodes[0], g.nodes[1]
+	v := head.attach()
+	done := make(chan error, 1)
+	head.do(func() {
+		p := head.peers[other.id]
+		p.full = true
+		v.b.Submit(&attach.Request{Op: attach.Write, Length: 4096, Buf: host.Buffer(4096), Done: func(r *attach.Request) { done <- r.Err }})
+		for m, c := range v.h.links {
+			if r, ok := c.(*remote); ok {
+				r.send(coordinator.Send{Member: m, Msg: &wire.Renew{Epoch: v.h.coord.Record().Epoch}}, nil)
+			}
+		}
+		if p.held.count != 1 || p.renewals.count != 1 {
+			t.Errorf("%d conversations and %d renewals wait", p.held.count, p.renewals.count)
+		}
+		p.roomAgain()
+		if p.held.count != 0 || p.renewals.count != 0 {
+			t.Errorf("%d conversations and %d renewals still wait", p.held.count, p.renewals.count)
+		}
+	})
+	must(t, patiently.From(t, done))
 }
 
 // What never is much does not take more and more memory, even if it never is nothing.

@@ -23,12 +23,19 @@ type peer struct {
 	next     uint32
 	full     bool           // the connection's queue has no room
 	held     queue[*remote] // those with messages for which there was none, whose turn it is first
+	renewals queue[renewal] // likewise, but they go first: a lease must not end because much is written
 }
 
 // message waits for room. Coordinators bound how many there are: see their QueueMax.
 type message struct {
 	send coordinator.Send
 	hold link.Holder
+}
+
+// renewal is a wire.Renew that waits for room.
+type renewal struct {
+	r       *remote
+	message message
 }
 
 // remote is a head's conversation with a replica on another node.
@@ -132,6 +139,7 @@ func (p *peer) over(conn *link.Conn) {
 	p.conn, p.full = nil, false
 	channels := p.channels
 	p.channels = make(map[uint32]*remote)
+	p.renewals = queue[renewal]{} // nobody holds anything of them
 	for r, ok := p.held.pop(); ok; r, ok = p.held.pop() {
 		r.discard()
 	}
@@ -180,6 +188,12 @@ func (r *remote) version() wire.Version { return r.p.conn.Version() }
 // message at a time, so that a volume which says much does not keep another one waiting.
 func (r *remote) send(s coordinator.Send, hold link.Holder) {
 	p, m := r.p, message{s, hold}
+	if _, ok := s.Msg.(*wire.Renew); ok {
+		if p.full || !p.queue(r, m) {
+			p.renewals.push(renewal{r, m})
+		}
+		return
+	}
 	if !p.full && r.held.count == 0 && p.queue(r, m) {
 		return
 	}
@@ -231,6 +245,12 @@ func (p *peer) queue(r *remote, m message) bool {
 // roomAgain sends what waited, as far as there is room.
 func (p *peer) roomAgain() {
 	p.full = false
+	for p.renewals.count > 0 {
+		if x := p.renewals.first(); !p.queue(x.r, x.message) {
+			return
+		}
+		p.renewals.pop()
+	}
 	for p.held.count > 0 {
 		r := p.held.first()
 		if !p.queue(r, r.held.first()) {
