@@ -439,6 +439,11 @@ func (a *attachment) serve(d frontend.Device, of *v1.SnapshotStatus) error {
 	}
 	a.left, a.kind, a.name, a.snapshot = nil, d.Kind, o.Name, of != nil
 	a.showing(f)
+	if path := f.Device().Path; path != "" { // one that was taken over may be as small as its volume was once
+		if a.shown, err = attach.SizeOf(path); err != nil {
+			return err
+		}
+	}
 	a.log.Info("attached", "device", f.Device().Link, "address", a.address(), "name", o.Name)
 	return nil
 }

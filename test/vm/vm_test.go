@@ -260,9 +260,8 @@ func (n *node) grows(kind, dir string) {
 		return syscall.Statfs(dir, &st) == nil && int64(st.Blocks)*st.Bsize > 80<<20
 	}
 	if kind == "ublk" {
-		if said := n.do("volume", "get", kind); !strings.Contains(said, "attach it again") {
-			n.t.Errorf("of a device that can't grow is said:\n%s", said)
-		}
+		n.killData() // after which it is still so, and said
+		n.await("it is said that the device can't grow", func() bool { return strings.Contains(n.do("volume", "get", kind), "attach it again") })
 		n.do("volume", "detach", kind)
 		n.do("volume", "attach", kind, "--frontend", kind, "--mount", dir)
 	}
