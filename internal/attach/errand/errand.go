@@ -169,6 +169,7 @@ const (
 	UblkStart     UblkVerb = "start"
 	UblkRecover   UblkVerb = "recover"
 	UblkRecovered UblkVerb = "recovered"
+	UblkResize    UblkVerb = "resize" // to Params.Size
 	UblkDelete    UblkVerb = "delete"
 )
 

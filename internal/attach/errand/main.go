@@ -229,6 +229,8 @@ func doUblk(u *Ublk) (r report, _ []int) {
 		err = ublkctl.Recover(u.ID, u.Mark)
 	case UblkRecovered:
 		err = ublkctl.Recovered(u.ID, u.Mark, u.PID)
+	case UblkResize:
+		err = ublkctl.Resize(u.ID, u.Mark, u.Params.Size)
 	case UblkDelete:
 		err = ublkctl.Delete(u.ID, u.Mark)
 	default:

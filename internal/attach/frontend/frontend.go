@@ -28,7 +28,7 @@ type Kind string
 const (
 	Auto Kind = ""
 	FUSE Kind = "fuse" // any kernel since 5.8; restarts are hardly felt, and devices grow
-	Ublk Kind = "ublk" // 6.4 and later with the module; devices can't grow while they are attached
+	Ublk Kind = "ublk" // 6.4 and later with the module; before 6.16 devices can't grow while they are attached
 	NBD  Kind = "nbd"  // the kernel's client; restarts are felt for seconds, all errors are EIO
 
 	Export Kind = "export" // no device: clients of the NBD protocol connect to this process

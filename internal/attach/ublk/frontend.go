@@ -279,6 +279,11 @@ func (f *Frontend) takeOver(ctx context.Context) error {
 	if err == nil {
 		_, err = f.errand.Ublk(ctx, errand.Ublk{Do: errand.UblkRecovered, ID: m.ID, Mark: m.Mark, PID: os.Getpid()})
 	}
+	if err == nil && f.meta.Size < f.o.Size { // its volume has grown meanwhile
+		if err = f.grow(ctx, f.o.Size); fault.Is(err, fault.Unsupported) {
+			err = nil // it stays as it is
+		}
+	}
 	if err == nil {
 		err = f.show()
 	}
@@ -327,14 +332,34 @@ func (f *Frontend) Stats() attach.Stats {
 	return f.server.meter.Stats()
 }
 
-// Resize is attach.Frontend.Resize: it is fault.Unsupported unless there is nothing to do.
+// Resize is attach.Frontend.Resize: before Linux 6.16 it is fault.Unsupported, unless there
+// is nothing to do.
 func (f *Frontend) Resize(ctx context.Context, size int64) error {
 	return f.Running(ctx, "Resize", func() error {
-		if err := f.o.CheckResize(size); err != nil || size == f.meta.Size {
+		if err := f.o.CheckResize(size); err != nil {
 			return err
 		}
-		return fault.WithCure(fault.Errorf("ublk.Resize", fault.Unsupported, "a ublk device can't grow while it is attached"), "detach it and attach it again: then it has the size that its volume has by now")
+		return f.grow(ctx, size)
 	})
+}
+
+// grow makes the device size bytes long; it is no longer than that.
+func (f *Frontend) grow(ctx context.Context, size int64) error {
+	if size == f.meta.Size {
+		return nil
+	}
+	if !ublkctl.Grows() {
+		return fault.WithCure(fault.Errorf("ublk.grow", fault.Unsupported, "before Linux 6.16 a ublk device can't grow while it is attached"),
+			"detach it and attach it again: then it has the size that its volume has by now")
+	}
+	if err := f.On(func() { f.server.size = size }); err != nil {
+		return err
+	}
+	if _, err := f.errand.Ublk(ctx, errand.Ublk{Do: errand.UblkResize, ID: f.meta.ID, Mark: f.meta.Mark, Params: ublkctl.Params{Size: size}}); err != nil {
+		return err
+	}
+	f.o.Size, f.meta.Size = size, size
+	return f.put(ctx)
 }
 
 // HandOver is attach.Frontend.HandOver. The driver lets the successor have the device when

@@ -40,7 +40,7 @@ func TestMain(m *testing.M) {
 
 func errands() errand.Command { return errand.Command{"/proc/self/exe", errandArg} }
 
-var suite = attachtest.Suite{Prepare: prepare, New: newFrontend, Rescue: rescue, FixedSize: true, Uncounted: true, ExitsToHandOver: true}
+var suite = attachtest.Suite{Prepare: prepare, New: newFrontend, Rescue: rescue, FixedSize: !ublkctl.Grows(), Uncounted: true, ExitsToHandOver: true}
 
 func TestConformance(t *testing.T) { attachtest.Run(t, suite) }
 

@@ -36,6 +36,7 @@ const (
 	cmdRecover  = 3<<30 | 32<<16 | 'u'<<8 | 0x10
 	cmdComplete = 3<<30 | 32<<16 | 'u'<<8 | 0x11
 	cmdDrop     = 2<<30 | 32<<16 | 'u'<<8 | 0x14 // delete without waiting for its users; Linux 6.9
+	cmdResize   = 3<<30 | 32<<16 | 'u'<<8 | 0x15 // Linux 6.16
 )
 
 // Flags of devices.
@@ -153,6 +154,12 @@ func kernelVersion() (major, minor int) {
 		_, _ = fmt.Sscanf(unix.ByteSliceToString(u.Release[:]), "%d.%d", &major, &minor)
 	}
 	return major, minor
+}
+
+// Grows reports whether the kernel can make a device longer that is there.
+func Grows() bool {
+	major, minor := kernelVersion()
+	return major > 6 || major == 6 && minor >= 16
 }
 
 // List returns the numbers of all devices, whoever's.
@@ -316,6 +323,11 @@ func Recover(id uint32, mark uint64) error {
 // Recovered has the kernel send the successor what was unanswered, and what waits.
 func Recovered(id uint32, mark uint64, pid int) error {
 	return marked("ublkctl.Recovered", id, mark, func(c *control) error { return c.command(cmdComplete, id, nil, uint64(pid)) })
+}
+
+// Resize makes a device size bytes long; its server takes requests up to there already.
+func Resize(id uint32, mark uint64, size int64) error {
+	return marked("ublkctl.Resize", id, mark, func(c *control) error { return c.command(cmdResize, id, nil, uint64(size/512)) })
 }
 
 // Delete takes a device away: what was not answered fails, and its number is free when
