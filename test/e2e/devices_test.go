@@ -41,6 +41,17 @@ func TestDevices(t *testing.T) {
 	device := n.attach("raw")
 	n.mount("fs")
 	raw, file := newWriter(t, device, 0), newWriter(t, filepath.Join(dir, "file"), 0)
+	c.during(t, "LimitsHoldADeviceBack", func(t *testing.T) {
+		raw.goesOn(c)
+		n.mustCLI("volume", "update", "raw", "--write-iops", "100")
+		c.await("the device keeps to its limit, and goes on", func(context.Context) bool {
+			w := n.writes("raw", "--over", "500ms")
+			return w > 0 && w <= 100*0.5+30 // what may be done at once is more, for a moment
+		})
+		n.mustCLI("volume", "update", "raw", "--write-iops", "0")
+		raw.goesOn(c)
+	})
+
 	c.during(t, "DevicesGoOnWhenTheirKeeperDies", func(t *testing.T) {
 		raw.goesOn(c)
 		n.restarts("keeper", n.kill)
@@ -134,6 +145,27 @@ func TestDevices(t *testing.T) {
 		file.verify(t, file.path)
 		raw.verify(t, device)
 	})
+}
+
+// writes returns how many a volume has had, as a command says.
+func (n *node) writes(volume string, args ...string) int {
+	out, err := n.cli(append([]string{"volume", "stats", volume, "-o", "json"}, args...)...)
+	n.c.saw = out
+	var stats struct {
+		Operations []struct {
+			Operation string
+			Count     int `json:",string"`
+		}
+	}
+	if err != nil || json.Unmarshal([]byte(out), &stats) != nil {
+		return -1
+	}
+	for _, o := range stats.Operations {
+		if o.Operation == "write" {
+			return o.Count
+		}
+	}
+	return -1
 }
 
 // devicesAsWished attaches volumes that were to be other than usual.

@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"context"
-	"encoding/json"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -69,16 +68,7 @@ func (c *cluster) exports(t *testing.T) {
 	ended := make(chan error, 1)
 	go func() { ended <- client.Wait() }()
 	c.await("the client writes, as another node says", func(context.Context) bool {
-		out, err := n2.cli("volume", "stats", "image", "--total", "-o", "json")
-		var stats struct {
-			Operations []struct{ Operation, Count, P99 string }
-		}
-		c.saw = out
-		if err != nil || json.Unmarshal([]byte(out), &stats) != nil || len(stats.Operations) != 4 {
-			return false
-		}
-		write := stats.Operations[1]
-		return write.Operation == "write" && write.Count != "" && write.P99 != ""
+		return n2.writes("image", "--total") > 0
 	})
 	device := n2.take("image", "").Status.Device
 	select {
