@@ -56,6 +56,7 @@ type Change struct {
 
 	step    step
 	over    bool
+	asked   members // to prepare
 	acked   members // of what was asked of each member
 	refused members
 	why     error // of the first refusal
@@ -69,17 +70,19 @@ const HoldMax = 5 * time.Second
 type step uint8
 
 const (
-	fresh   step = iota
-	numbers      // the record is to know that the generation's number is given away
-	drains       // writes are held; those that were started are to end
-	seals        // the replicas are to begin the next generation
-	tells        // the replicas are to do what the change says
-	records      // the record is to say so
+	fresh    step = iota
+	numbers       // the record is to know that the generation's number is given away
+	prepares      // the replicas are to know that the generation is about to end
+	drains        // writes are held; those that were started are to end
+	seals         // the replicas are to begin the next generation
+	confirms      // writes go on; the replicas are to make the snapshot durable
+	tells         // the replicas are to do what the change says
+	records       // the record is to say so
 )
 
 // order accepts a change.
 func (c *Coordinator) order(ch *Change, fx *Effects) {
-	ch.Err, ch.step, ch.over, ch.acked, ch.refused, ch.why = nil, fresh, false, 0, 0, nil
+	ch.Err, ch.step, ch.over, ch.asked, ch.acked, ch.refused, ch.why = nil, fresh, false, 0, 0, 0, nil
 	switch {
 	case c.leave.stage != staying:
 		c.changed(ch, detaching("nothing is changed any more"), fx)
@@ -191,7 +194,7 @@ func (c *Coordinator) changeRecorded(now time.Duration, ch *Change, fx *Effects)
 		ch.step = tells
 		c.forgetGeneration(ch.Generation)
 	case ch.step == numbers:
-		c.beginHold(now, ch)
+		ch.Generation, ch.step = c.rec.Generation-1, prepares
 	case ch.Op == AcceptLoss:
 		if c.phase == serving { // some of what this very coordinator completed is gone
 			c.lost = fault.E("coordinator.Flush", fault.Media, c.rec.Volume, errors.New("replica "+ch.Replica.String()+" counts although it lacks writes: data was lost"))
@@ -199,7 +202,7 @@ func (c *Coordinator) changeRecorded(now time.Duration, ch *Change, fx *Effects)
 		c.endChange(ch, nil, fx)
 	default:
 		if ch.step == records && ch.Op != Grow {
-			c.sealed = 0
+			c.sealed, c.unconfirmed = 0, 0
 		}
 		c.endChange(ch, nil, fx)
 	}

@@ -121,8 +121,10 @@ type Coordinator struct {
 	hold      *Change   // new writes wait while it is set
 	holdUntil time.Duration
 	sealed    block.Generation // a snapshot that replicas have, and the record does not list yet
-	growing   int64            // the size that replicas are about to get
-	leave     leaving
+	// unconfirmed are those that have it only until they lose power, for all that is known.
+	unconfirmed members
+	growing     int64 // the size that replicas are about to get
+	leave       leaving
 
 	resyncs       Resyncs
 	reads, writes buckets // of the user

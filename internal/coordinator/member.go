@@ -37,6 +37,8 @@ type member struct {
 	refusedSize error
 	trim        bool // it may know snapshots that don't exist
 	trimming    bool
+	preparing   bool
+	prepared    block.Generation // that it knows to be about to end
 	sealing     bool
 	old         bool // it counts, and must not: its data is older than the record
 	oldSince    block.Epoch
@@ -176,7 +178,7 @@ func (c *Coordinator) unlink(now time.Duration, m int, fx *Effects) {
 func (c *Coordinator) forget(now time.Duration, m int, fx *Effects) {
 	x := c.members[m]
 	x.mark, x.vouched = 0, 0 // names of another process's, for all that is known
-	x.linked, x.opened, x.promised, x.asking, x.renewing = false, nil, 0, false, false
+	x.linked, x.opened, x.promised, x.asking, x.renewing, x.prepared = false, nil, 0, false, false, 0
 	for i := 0; x.asks > 0 && i < len(c.slots); i++ {
 		if s := &c.slots[i]; s.used && s.request == nil && s.member == m {
 			c.asked(i)(now, m, nil, fx)

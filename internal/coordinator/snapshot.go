@@ -11,10 +11,12 @@ import (
 	"github.com/holdfast-io/holdfast/internal/wire"
 )
 
-// A snapshot takes a number first: the record says that it is given away. Then writes are
-// held until those that were started have ended on every replica that counts; every such
-// replica seals what it has under the number, and writes go on. Only then the record
-// lists the snapshot. An owner that dies in between leaves a number that the record does
+// A snapshot takes a number first: the record says that it is given away, and the replicas
+// are told which generation is about to end. Then writes are held until those that were
+// started have ended on every replica that counts; every such replica ends the generation,
+// in memory alone, and writes go on. When it is a snapshot there that survives the loss of
+// power the record lists it. (Replicas of nodes that don't know these steps do it at once,
+// while writes are held.) An owner that dies in between leaves a number that the record does
 // not list: replicas that sealed it are told that it does not exist, as they are told of
 // snapshots that were deleted while they were away. So which generation is the live one
 // need not be the same on every replica, and a number never means two moments.
@@ -25,9 +27,28 @@ func (c *Coordinator) nextGeneration() block.Generation { return max(c.rec.Gener
 // frozen reports whether new writes wait.
 func (c *Coordinator) frozen() bool { return c.hold != nil }
 
-// beginHold holds new writes, once the number is given away.
+// prepare tells every replica that counts which generation is about to end, and reports
+// whether none is to be waited for. One that can't prepare is asked for a Snapshot.
+func (c *Coordinator) prepare(ch *Change, fx *Effects) bool {
+	waits, gen := false, ch.Generation
+	for m, x := range c.members {
+		if c.inSync(m) && x.promised == c.rec.Epoch && x.bad == nil && x.version >= wire.V4 && !ch.asked.has(m) {
+			ch.asked.add(m)
+			x.preparing = true
+			c.ask(m, &wire.Seal{Epoch: c.rec.Epoch, Generation: gen, Step: wire.SealPrepare}, fx, func(_ time.Duration, m int, msg wire.Message, _ *Effects) {
+				x.preparing = false
+				if _, ok := msg.(*wire.Done); ok {
+					x.prepared = gen
+				}
+			})
+		}
+		waits = waits || c.inSync(m) && x.preparing
+	}
+	return !waits
+}
+
+// beginHold holds new writes.
 func (c *Coordinator) beginHold(now time.Duration, ch *Change) {
-	ch.Generation = c.rec.Generation - 1
 	ch.step = drains
 	c.hold, c.holdUntil = ch, now+HoldMax
 	if ch.Until != 0 {
@@ -50,10 +71,15 @@ func (c *Coordinator) countHold(now time.Duration) {
 // forgotten.
 func (c *Coordinator) thaw() {
 	if ch := c.hold; ch != nil && ch.Op == Hold {
-		c.sealed = 0
-		c.trimAll()
+		c.forgetSealed()
 	}
 	c.hold = nil
+}
+
+// forgetSealed gives up the snapshot that was taken and not recorded.
+func (c *Coordinator) forgetSealed() {
+	c.sealed, c.unconfirmed = 0, 0
+	c.trimAll()
 }
 
 // drained reports whether nothing that was started can change the volume any more, and
@@ -69,13 +95,19 @@ func (c *Coordinator) drained(now time.Duration) bool {
 
 // goOnSnapshot takes the next step of a Snapshot or Hold.
 func (c *Coordinator) goOnSnapshot(now time.Duration, ch *Change, fx *Effects) {
-	if ch.step >= drains && ch.step < seals && c.hold != ch || ch.step == fresh && ch.Until != 0 && now >= ch.Until {
+	if ch.step >= drains && ch.step < seals && c.hold != ch || (ch.step == fresh || ch.step == prepares) && ch.Until != 0 && now >= ch.Until {
 		c.endChange(ch, fault.E("coordinator.Snapshot", fault.Timeout, c.rec.Volume, errors.New("writes under way did not end in time; they go on")), fx)
 		return
 	}
 	switch ch.step {
 	case fresh:
 		c.beginSnapshot(now, ch, fx)
+	case prepares:
+		if !c.prepare(ch, fx) {
+			return
+		}
+		c.beginHold(now, ch)
+		fallthrough
 	case drains:
 		switch {
 		case !c.drained(now):
@@ -88,6 +120,8 @@ func (c *Coordinator) goOnSnapshot(now time.Duration, ch *Change, fx *Effects) {
 		}
 	case seals:
 		c.finishSeal(ch, fx)
+	case confirms:
+		c.confirm(ch, fx)
 	}
 }
 
@@ -117,7 +151,7 @@ const SnapshotsMax = 1024
 // seal has every replica that counts begin the next generation. From here on the snapshot
 // is taken, whatever fails: a replica that does not answer is left behind.
 func (c *Coordinator) seal(ch *Change, fx *Effects) {
-	ch.step, c.sealed = seals, ch.Generation
+	ch.step, c.sealed, c.unconfirmed = seals, ch.Generation, 0
 	c.splitSyncs(ch.Generation)
 	for m := range c.members {
 		if c.inSync(m) {
@@ -129,12 +163,24 @@ func (c *Coordinator) seal(ch *Change, fx *Effects) {
 func (c *Coordinator) sendSeal(m int, ch *Change, fx *Effects) {
 	x := c.members[m]
 	x.sealing = true
-	c.ask(m, &wire.Snapshot{Epoch: c.rec.Epoch, Generation: ch.Generation}, fx, func(now time.Duration, m int, msg wire.Message, fx *Effects) {
+	var ask wire.Message = &wire.Snapshot{Epoch: c.rec.Epoch, Generation: ch.Generation}
+	prepared := x.prepared == ch.Generation
+	if prepared {
+		ask = &wire.Seal{Epoch: c.rec.Epoch, Generation: ch.Generation, Step: wire.SealEnd}
+	}
+	c.ask(m, ask, fx, func(now time.Duration, m int, msg wire.Message, fx *Effects) {
 		x.sealing = false
 		switch a := msg.(type) {
 		case *wire.Done:
 			ch.acked.add(m)
+			if prepared {
+				c.unconfirmed.add(m)
+			}
 		case *wire.Fail:
+			if a.Status == fault.Precondition && prepared {
+				x.prepared = 0 // somebody else changed what it is: it is asked for a Snapshot
+				return
+			}
 			if a.Status != fault.NoSpace {
 				c.blame(m, failureOf(msg))
 				return
@@ -171,7 +217,7 @@ func (c *Coordinator) finishSeal(ch *Change, fx *Effects) {
 	}
 	switch {
 	case acked == 0 && refused > 0: // none has it: the number is lost, that is all
-		c.sealed = 0
+		c.sealed, c.unconfirmed = 0, 0
 		if c.hold == ch {
 			c.hold = nil
 		}
@@ -188,8 +234,7 @@ func (c *Coordinator) finishSeal(ch *Change, fx *Effects) {
 	}
 	if ch.Held {
 		if c.hold == nil { // it took too long
-			c.sealed = 0
-			c.trimAll()
+			c.forgetSealed()
 			c.endChange(ch, fault.E("coordinator.Snapshot", fault.Timeout, c.rec.Volume, errors.New("writes were not held long enough")), fx)
 			return
 		}
@@ -197,7 +242,66 @@ func (c *Coordinator) finishSeal(ch *Change, fx *Effects) {
 		return
 	}
 	c.hold = nil
-	ch.step = records
+	c.beginConfirm(ch, fx)
+}
+
+// beginConfirm goes on when writes do: the snapshot is to be durable before the record
+// lists it.
+func (c *Coordinator) beginConfirm(ch *Change, fx *Effects) {
+	ch.step, ch.asked, ch.refused, ch.why = confirms, 0, 0, nil
+	c.confirm(ch, fx)
+}
+
+// confirm waits until the snapshot is durable on every replica that counts. One that lost
+// power before that does not have it, and is left behind; if none has it, there is none.
+func (c *Coordinator) confirm(ch *Change, fx *Effects) {
+	have, waits := 0, false
+	for m, x := range c.members {
+		switch {
+		case !c.inSync(m) || ch.refused.has(m):
+		case !c.unconfirmed.has(m):
+			have++
+		default:
+			waits = true
+			if !x.sealing && x.bad == nil && x.promised == c.rec.Epoch {
+				c.askConfirm(m, ch, fx)
+			}
+		}
+	}
+	switch {
+	case waits || !c.settled():
+	case have == 0:
+		c.forgetSealed()
+		c.endChange(ch, ch.why, fx)
+	case ch.refused != 0:
+		for m := range c.members {
+			if c.inSync(m) && ch.refused.has(m) {
+				c.blame(m, ch.why)
+			}
+		}
+		ch.refused = 0
+	default:
+		ch.step = records
+	}
+}
+
+func (c *Coordinator) askConfirm(m int, ch *Change, fx *Effects) {
+	x := c.members[m]
+	x.sealing = true
+	c.ask(m, &wire.Seal{Epoch: c.rec.Epoch, Generation: c.sealed, Step: wire.SealConfirm}, fx, func(_ time.Duration, m int, msg wire.Message, _ *Effects) {
+		x.sealing = false
+		switch a := msg.(type) {
+		case *wire.Done:
+			c.unconfirmed.drop(m)
+		case *wire.Fail:
+			if a.Status != fault.Precondition {
+				c.blame(m, failureOf(msg))
+				return
+			}
+			ch.refused.add(m)
+			ch.why = fault.WithCure(fault.E("coordinator.Snapshot", fault.Unavailable, c.rec.Volume, fmt.Errorf("replica %v lost power before the snapshot was durable", c.rec.Members[m].Replica)), "take it again")
+		}
+	})
 }
 
 // heldFor reports whether writes are held by the Hold that the change means.
@@ -207,6 +311,9 @@ func (c *Coordinator) heldFor(ch *Change) bool {
 
 // goOnRelease ends a Hold.
 func (c *Coordinator) goOnRelease(ch *Change, fx *Effects) {
+	if ch.step == confirms {
+		c.confirm(ch, fx)
+	}
 	if ch.step != fresh {
 		return
 	}
@@ -221,7 +328,7 @@ func (c *Coordinator) goOnRelease(ch *Change, fx *Effects) {
 		return
 	}
 	c.hold = nil
-	ch.step = records
+	c.beginConfirm(ch, fx)
 }
 
 // goOnDelete has every replica that counts forget the snapshot that the record no longer

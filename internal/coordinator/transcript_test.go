@@ -282,6 +282,8 @@ func describe(msg wire.Message) string {
 		return fmt.Sprintf("WriteBlocks%s epoch %d", runs(m.Blocks), m.Epoch)
 	case *wire.Snapshot:
 		return fmt.Sprintf("Snapshot %d", m.Generation)
+	case *wire.Seal:
+		return fmt.Sprintf("%s %d", []string{"", "Prepare", "Seal", "Confirm"}[m.Step], m.Generation)
 	case *wire.Generations:
 		return fmt.Sprintf("Generations %v", m.List)
 	case *wire.Grow:
@@ -333,6 +335,8 @@ func (s *script) fail(m int, kind, what string) {
 			f.Status = fault.NoSpace
 		case "corrupt":
 			f.Status = fault.Corrupt
+		case "precondition":
+			f.Status = fault.Precondition
 		case "busy":
 			f.Status, f.Wait = fault.Busy, time.Second
 		case "unsupported":

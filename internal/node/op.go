@@ -190,6 +190,8 @@ func (o *op) beginRare(msg wire.Message) {
 		o.finish(&o.regions, nil)
 	case *wire.Snapshot:
 		s.Snapshot(m.Generation, simple)
+	case *wire.Seal:
+		replica.Seal(s, m, simple)
 	case *wire.DeleteSnapshot:
 		s.DeleteSnapshot(m.Generation, simple)
 	case *wire.Generations:

@@ -389,6 +389,8 @@ func epochOf(m wire.Message) (block.Epoch, bool) {
 		return m.Epoch, true
 	case *wire.Snapshot:
 		return m.Epoch, true
+	case *wire.Seal:
+		return m.Epoch, true
 	case *wire.DeleteSnapshot:
 		return m.Epoch, true
 	case *wire.Grow:

@@ -408,6 +408,8 @@ func (n *node) storeOp(op replica.Store) {
 		done(answer, nil)
 	case *wire.Snapshot:
 		n.store.Snapshot(m.Generation, simple)
+	case *wire.Seal:
+		replica.Seal(n.store, m, simple)
 	case *wire.Grow:
 		n.store.Grow(m.Size, simple)
 	case *wire.Generations:

@@ -63,6 +63,11 @@
 //     table only when the older ones are durable, so that a bad copy of those is damage,
 //     not a write that was interrupted.
 //
+// A snapshot can be taken in steps, so that writes wait for no disk: see seal.go. The
+// manifest names a generation that is about to end in its field sealing. Until it is a
+// durable snapshot no flush is confirmed and no table written; after a loss of power files and
+// records of later generations are given up.
+//
 // # Damage
 //
 // What is damaged is an error to who reads it, and to nobody else: a block whose data is

@@ -27,6 +27,11 @@ type flusher struct {
 const syncAllAbove = 64
 
 func (fl *flusher) request(r *Replica, q *Request) {
+	if r.sealing.gen != 0 { // what it is for is given up if the power fails before the snapshot is durable
+		r.sealing.flushes.push(q)
+		r.sealing.kick()
+		return
+	}
 	fl.waiters.push(q)
 	fl.kick(r)
 }
@@ -45,8 +50,8 @@ func (fl *flusher) inside(t *task) bool { return fl.task == t }
 // flush waits for a flush that begins after the call.
 func (t *task) flush() error {
 	r := t.r
-	if r.broken != nil {
-		return r.broken
+	if err := t.awaitSeal(); err != nil {
+		return err
 	}
 	w := &flushWait{task: t}
 	r.flusher.tasks = append(r.flusher.tasks, w)

@@ -21,11 +21,14 @@ func (r *Replica) Snapshot(gen block.Generation, done func(error)) {
 
 func (t *task) snapshot(gen block.Generation) error {
 	r := t.r
+	if err := t.awaitSeal(); err != nil {
+		return err
+	}
 	if slices.Contains(r.man.Snapshots, gen) {
 		return nil
 	}
 	if gen < r.man.Generation || r.frozen {
-		return fault.E("store.Snapshot", fault.Precondition, r.man.Volume, fmt.Errorf("generation %d is over, the live one is %d", gen, r.man.Generation))
+		return r.overBy(gen)
 	}
 	live := r.man.Generation
 	r.frozen = true
@@ -33,16 +36,14 @@ func (t *task) snapshot(gen block.Generation) error {
 		r.frozen = false
 		r.rerun(&r.thaw)
 	}()
-	for r.changes > r.thawing() && r.broken == nil {
-		r.quiet = t
-		t.park()
-	}
+	t.calm()
 	if err := t.flush(); err != nil {
 		return err
 	}
 	err := t.change(func(m *Manifest) {
 		m.Snapshots = append(m.Snapshots, gen)
 		m.Generation = gen + 1
+		m.Sealing = 0
 	})
 	if err != nil {
 		return err

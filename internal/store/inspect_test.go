@@ -168,8 +168,12 @@ func (g *rig) live(rnd *rand.Rand, blocks int) {
 			submit(&Request{Verb: Zero, Extent: block.Extent{Start: at, Count: uint64(count)}})
 		case k < 65:
 			submit(&Request{Verb: Flush})
-		case k < 67 && len(g.r.Manifest().Snapshots) < 5:
+		case k < 66 && len(g.r.Manifest().Snapshots) < 5:
 			g.snapshot()
+		case k < 67 && len(g.r.Manifest().Snapshots) < 5: // and what comes next meets it half done
+			gen := g.r.Manifest().Generation
+			g.must(g.await(func(done func(error)) { g.r.Prepare(gen, done) }))
+			g.must(g.await(func(done func(error)) { g.r.Seal(gen, done) }))
 		case k < 69 && len(g.r.Manifest().Snapshots) > 2:
 			gens := g.r.Manifest().Snapshots
 			g.must(g.await(func(done func(error)) { g.r.DeleteSnapshot(gens[rnd.IntN(len(gens))], done) }))

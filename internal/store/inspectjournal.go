@@ -16,7 +16,7 @@ func (i *Inspection) readJournal(t *task) error {
 	if err != nil || ring == nil {
 		return err
 	}
-	h := readHistory(ring, r.man.Volume)
+	h, intact := readHistory(ring, r.man.Volume), false
 	info := JournalInfo{Clean: r.man.Journal != 0, Session: h.session, Blocks: uint64(len(ring) / block.Size)}
 	if info.Clean {
 		info.Tail, info.Durable, info.End = r.man.Journal, r.man.Journal-1, r.man.Journal-1
@@ -25,13 +25,14 @@ func (i *Inspection) readJournal(t *task) error {
 		info.Durable = max(h.durable, info.Tail-1)
 		info.End = info.Durable
 		if end := h.through(info.Durable); h.blocks[end] != nil && r.opts.Boot != 0 && r.lost == nil && h.blocks[end].boot == r.opts.Boot {
-			info.End = end
+			info.End, intact = end, true
 			if h.hasRecords(end + 1) {
 				i.damagedJournal("block %d, which is needed, is damaged", end+1)
 			}
 		}
 	}
 	i.journal = info
+	i.decideSeal(intact)
 	r.journal.durable, r.journal.replay = info.Durable, make(replayMap)
 	if err := i.replay(t, h); err != nil {
 		return err
@@ -41,6 +42,23 @@ func (i *Inspection) readJournal(t *task) error {
 		i.journal.Records += int64(len(records))
 	}
 	return nil
+}
+
+// decideSeal decides what Open would about a snapshot that was interrupted.
+func (i *Inspection) decideSeal(intact bool) {
+	r := i.r
+	if r.man.Sealing == 0 {
+		return
+	}
+	given := r.decideSeal(intact)
+	if r.man.Generation == r.unsealed {
+		r.forgetAfter(r.unsealed)
+	}
+	for _, key := range given {
+		i.report.add(Finding{What: "stray file", File: i.fileName(key), Generation: key.gen,
+			Detail: "it is of what came after a snapshot that a loss of power interrupted, and was not flushed",
+			Cure:   cureNothing + ": opening the replica removes it"})
+	}
 }
 
 // replay notes the records of the blocks that count.

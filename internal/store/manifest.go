@@ -20,6 +20,11 @@ type Manifest struct {
 	Snapshots  []block.Generation `json:"snapshots"`  // readable older generations, ascending
 	Reclaim    []block.Generation `json:"reclaim"`    // deleted ones whose space is still to be freed
 	Promised   block.Epoch        `json:"promised"`   // lower epochs are refused
+	// Sealing is a generation that is about to end, the live one or a higher number; files
+	// of the next may be there already. 0 is none.
+	Sealing block.Generation `json:"sealing,omitempty"`
+	// Void is what the journal still has of generations that were given up.
+	Void []void `json:"void,omitempty"`
 	// Origins are the volumes that this one was cloned from, nearest first: their ids
 	// stand in the chunk files that the clone shares.
 	Origins []block.VolumeID `json:"origins,omitempty"`
@@ -94,6 +99,9 @@ func (m *Manifest) validate() error {
 			}
 		}
 	}
+	if m.Sealing != 0 && (m.Sealing < m.Generation || m.Journal != 0) {
+		return fmt.Errorf("replica.json: generation %d is about to end, the live one is %d, journal block %d", m.Sealing, m.Generation, m.Journal)
+	}
 	for _, g := range m.Reclaim {
 		if slices.Contains(m.Snapshots, g) {
 			return fmt.Errorf("replica.json: generation %d is both a snapshot and deleted", g)
@@ -107,6 +115,7 @@ func (m *Manifest) clone() Manifest {
 	c.Snapshots = slices.Clone(m.Snapshots)
 	c.Reclaim = slices.Clone(m.Reclaim)
 	c.Origins = slices.Clone(m.Origins)
+	c.Void = slices.Clone(m.Void)
 	return c
 }
 

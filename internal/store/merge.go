@@ -60,7 +60,7 @@ func (t *task) mergeExcess(n block.Chunk, c *chunk) error {
 				continue
 			}
 			count++
-			if next == r.man.Generation || r.reclaim.stop {
+			if next == r.man.Generation || r.sealing.gen != 0 || r.reclaim.stop { // a sealed one may be live again
 				continue
 			}
 			size, err := t.pairSize(n, g, next)

@@ -157,11 +157,30 @@ func (t *task) writeFile(path string, b []byte) error {
 	return err
 }
 
+// lockManifest is lock of manLock. While a snapshot that was taken holds it because there
+// is no space for it that is an error.
+func (t *task) lockManifest() error {
+	r := t.r
+	for {
+		if err := t.awaitSeal(); err != nil {
+			return err
+		}
+		if !r.manLock.held {
+			r.manLock.held = true
+			return nil
+		}
+		r.manLock.waiting = append(r.manLock.waiting, t)
+		t.park()
+	}
+}
+
 // change writes a changed manifest. A replica whose manifest can't be written fails,
 // unless there was only no space for it.
 func (t *task) change(f func(*Manifest)) error {
 	r := t.r
-	t.lock(&r.manLock)
+	if err := t.lockManifest(); err != nil {
+		return err
+	}
 	defer t.unlock(&r.manLock)
 	if r.broken != nil {
 		return r.broken
@@ -249,6 +268,9 @@ func (t *task) open() error {
 	}
 	r.epoch = max(r.man.Promised, 1)
 	r.spawn("flush", func(t *task) { t.flushLoop() })
+	if err := t.finishSeal(); err != nil {
+		return err
+	}
 	r.spawn("save", func(t *task) { t.saveLoop() })
 	r.settleReplay()
 	if len(r.man.Reclaim) > 0 {
@@ -293,6 +315,9 @@ func (t *task) readManifest() error {
 		return fault.E("store.Open", fault.Corrupt, m.Volume, err)
 	}
 	t.r.man = m
+	if t.r.unsealed = m.Generation; m.Sealing != 0 {
+		t.r.man.Generation = m.Sealing + 1 // there may be files of it
+	}
 	return nil
 }
 
@@ -469,7 +494,7 @@ func (t *task) close() error {
 	if err := t.agreeAll(); err != nil {
 		return err
 	}
-	return t.change(func(m *Manifest) { m.Journal = r.journal.next })
+	return t.change(func(m *Manifest) { m.Journal, m.Sealing, m.Void = r.journal.next, 0, nil })
 }
 
 // awaitOthers waits until no other task is left than those that never end.

@@ -228,6 +228,10 @@ func (p *player) flush() { p.startFlush(func() {}) }
 
 func (p *player) snapshot() {
 	if p.m.maybe.snapshot == 0 && len(p.m.snapshots) < p.snapsMax && len(p.m.doubt) == 0 {
+		if p.rand.IntN(2) == 0 {
+			p.startSeal(func() {})
+			return
+		}
 		p.startSnapshot()
 	}
 }

@@ -52,6 +52,9 @@ func (t *task) openJournal(clean uint64) error {
 	end := h.through(durable)
 	same := r.opts.Boot != 0 && r.lost == nil && h.blocks[end] != nil && h.blocks[end].boot == r.opts.Boot
 	r.forgot = !same && len(h.blocks) > 0 // of a replica that was never written to nothing is missing
+	if err := t.resolveSeal(same); err != nil {
+		return err
+	}
 	switch {
 	case !same:
 		end = durable
@@ -214,6 +217,9 @@ func (t *task) arrivedData(m mapping) (bool, error) {
 
 // collect notes a record for the table it belongs to.
 func (r *Replica) collect(m logged, end uint64) error {
+	if m.gen > r.man.Generation && r.man.Sealing != 0 || r.man.voided(m.gen, m.number) {
+		return nil
+	}
 	if int(m.chunk) >= block.Chunks(r.man.Size) || int(m.region()) >= r.regions.count || m.gen > r.man.Generation {
 		return r.corruptJournal("block %d has a record of chunk %d, generation %d", m.number, m.chunk, m.gen)
 	}

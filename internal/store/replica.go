@@ -60,7 +60,8 @@ type Replica struct {
 	dir  string
 	opts Options
 
-	man      Manifest // as it is on disk
+	man      Manifest         // as it is on disk; while a snapshot is sealed, as it will be
+	unsealed block.Generation // the live one while it is not decided whether Sealing has ended
 	manLock  taskLock
 	growLock taskLock
 	session  uint32
@@ -92,6 +93,7 @@ type Replica struct {
 	changes int     // Write and Zero requests that are not done
 	running int     // requests being looked at now
 	frozen  bool    // a snapshot is being taken: writes wait
+	sealing sealing // a snapshot that is not durable yet
 	thaw    reqList // those writes
 	closer  *task   // waits for the other tasks to end
 	quiet   *task   // waits until there are no changes
@@ -176,6 +178,7 @@ func (r *Replica) failWaiters() {
 	}
 	r.failAll(&r.saver.waiters, err)
 	r.failAll(&r.flusher.waiters, err)
+	r.failAll(&r.sealing.flushes, err)
 	r.failAll(&r.thaw, err)
 	for t := range r.waitingTasks() {
 		t.wake()
@@ -187,6 +190,7 @@ func (r *Replica) failWaiters() {
 func (r *Replica) waitingTasks() iter.Seq[*task] {
 	tasks := []*task{r.journal.flusher, r.journal.marking, r.saver.waitingFor, r.quiet}
 	tasks = append(tasks, r.regions.tasks...)
+	tasks = append(tasks, r.sealing.tasks...)
 	for _, w := range r.flusher.tasks {
 		tasks = append(tasks, w.task)
 	}

@@ -171,8 +171,8 @@ func (t *task) save(tables []*table, regions []block.Region) error {
 	r := t.r
 	t.lock(&r.saver.lock)
 	defer t.unlock(&r.saver.lock)
-	tables = slices.DeleteFunc(tables, func(tab *table) bool { // dropped with its file meanwhile
-		return r.tables.byKey[tableKey{tab.region, tab.gen}] != tab
+	tables = slices.DeleteFunc(tables, func(tab *table) bool { // dropped with its file, or saved, meanwhile
+		return r.tables.byKey[tableKey{tab.region, tab.gen}] != tab || !tab.dirty && tab.first == 0
 	})
 	for _, n := range regions {
 		if rg := r.regions.at(n); rg.suspect {
@@ -281,10 +281,11 @@ func (t *task) saveTables(tables []*table) error {
 		tab.hold = false
 		r.rerun(&tab.waiters)
 	}
-	if err := t.flush(); err != nil {
-		return err
+	err = t.flush()
+	if err == nil {
+		err = t.writeTables(tables, buf)
 	}
-	if err := t.writeTables(tables, buf); err != nil {
+	if err != nil {
 		if !fault.Is(err, fault.NoSpace) {
 			return r.fail(err)
 		}

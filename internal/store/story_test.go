@@ -99,6 +99,13 @@ var actions = []action{
 	{"flush", func(s *story, _ int) { s.startFlush(func() {}) }, always},
 	{"snapshot", func(s *story, _ int) { s.startSnapshot() },
 		func(s *story, _ int) bool { return s.m.maybe.snapshot == 0 && len(s.m.snapshots) < 4 }},
+	{"seal", func(s *story, place int) {
+		s.startSeal(func() { // what comes after it, while it is not durable
+			if e := places["write"][place]; s.m.free(e) {
+				s.startWriteThen(e, func() { s.startFlush(func() {}) })
+			}
+		})
+	}, func(s *story, _ int) bool { return s.m.maybe.snapshot == 0 && len(s.m.snapshots) < 4 }},
 	{"delete", func(s *story, _ int) { s.startDelete(s.m.generations()[0]) },
 		func(s *story, _ int) bool { return s.m.maybe.delete == 0 && len(s.m.snapshots) > 0 }},
 	{"clone", func(s *story, _ int) { gens := s.m.generations(); s.startClone(gens[len(gens)-1]) },
@@ -113,10 +120,12 @@ var actions = []action{
 		func(s *story, _ int) bool { return s.m.maybe.promise == 0 }},
 }
 
-func (s *story) startWrite(e block.Extent) {
+func (s *story) startWrite(e block.Extent) { s.startWriteThen(e, func() {}) }
+
+func (s *story) startWriteThen(e block.Extent, then func()) {
 	tag := s.m.newTag()
 	s.m.begin(e, tag)
-	s.submit(writeOf(e.Start, int(e.Count), tag), s.started(fmt.Sprintf("write %v", e), func() { s.m.end(e) }))
+	s.submit(writeOf(e.Start, int(e.Count), tag), s.started(fmt.Sprintf("write %v", e), func() { s.m.end(e); then() }))
 }
 
 func (s *story) startZero(e block.Extent) {
@@ -138,6 +147,26 @@ func (s *story) startSnapshot() {
 		s.m.snapshot(slices.Clone(s.m.maybe.shown))
 		s.m.maybe.snapshot, s.m.maybe.shown = 0, nil
 	}, func() { s.m.maybe.snapshot, s.m.maybe.shown = 0, nil }))
+}
+
+// startSeal takes a snapshot as a coordinator does for which writes wait: ended is called
+// when they go on.
+func (s *story) startSeal(ended func()) {
+	gen := s.m.gen
+	undo := func() { s.m.maybe.snapshot, s.m.maybe.shown = 0, nil }
+	s.m.maybe.snapshot, s.m.maybe.shown = gen, s.m.view()
+	s.r.Prepare(gen, s.started("prepare", func() {
+		c := s.m.coverage()
+		s.m.maybe.shown = s.m.view()
+		s.r.Seal(gen, s.started("seal", func() {
+			s.r.Confirm(gen, s.started("confirm", func() {
+				s.m.flushed(c)
+				s.m.snapshot(slices.Clone(s.m.maybe.shown))
+				undo()
+			}))
+			ended()
+		}, undo))
+	}, undo))
 }
 
 func (s *story) startDelete(gen block.Generation) {

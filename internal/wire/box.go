@@ -37,6 +37,7 @@ type Box struct {
 	fill           Fill
 	readBlocks     ReadBlocks
 	writeBlocks    WriteBlocks
+	seal           Seal
 }
 
 // message returns the room for a message of kind k, which must be known.
@@ -90,6 +91,8 @@ func (b *Box) message(k Kind) Message {
 		return &b.clean
 	case KindSnapshot:
 		return &b.snapshot
+	case KindSeal:
+		return &b.seal
 	case KindDeleteSnapshot:
 		return &b.deleteSnapshot
 	case KindGrow:

@@ -91,6 +91,7 @@
 //	32 Fill           epoch (h), hole (flag 8), generation, extent, sums u32 each; data
 //	33 ReadBlocks     epoch (h), generation, blocks; since version 2
 //	34 WriteBlocks    epoch (h), blocks, sums u32 each; data; since version 2
+//	35 Seal           epoch (h), generation, step u8 (1 prepare, 2 end, 3 confirm); since version 4
 //
 // Statuses: 1 unknown, 2 invalid, 3 not found, 4 already exists, 5 precondition, 6 busy,
 // 7 no space, 8 corrupt, 9 media error, 10 fenced, 11 unavailable, 12 timeout,

@@ -45,6 +45,7 @@ const (
 	KindFill
 	KindReadBlocks
 	KindWriteBlocks
+	KindSeal
 	kindEnd
 )
 
@@ -95,6 +96,7 @@ var kinds = [kindEnd]struct {
 	KindFill:           {"Fill", asks, true},
 	KindReadBlocks:     {"ReadBlocks", asks, false},
 	KindWriteBlocks:    {"WriteBlocks", asks, true},
+	KindSeal:           {"Seal", asks, false},
 }
 
 // String names the kind.

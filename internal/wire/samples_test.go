@@ -72,6 +72,7 @@ func samples() []Message {
 		&ReadBlocks{Epoch: 42, Generation: 6, Blocks: someBlocks(0, 3)},
 		&WriteBlocks{Epoch: 42, Blocks: someBlocks(0, 255), Sums: sums, Data: data},
 		&Flush{Epoch: 42, Whole: true},
+		&Seal{Epoch: 42, Generation: 7, Step: SealEnd},
 	}
 }
 
@@ -88,6 +89,8 @@ func draw(r *rand.Rand, k Kind) Message {
 		m.Highest = m.Lowest + Version(r.UintN(100))
 	case *Opened:
 		m.State = 1 + State(r.UintN(uint(stateEnd-1)))
+	case *Seal:
+		m.Step = SealPrepare + SealStep(r.UintN(uint(SealConfirm)))
 	case *Write:
 		m.Sums, m.Data = drawPayload(r, &m.Extent)
 	case *ReadDone:

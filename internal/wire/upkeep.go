@@ -35,6 +35,36 @@ func (m *Snapshot) code(c coder) coder {
 	return c
 }
 
+// SealStep is a step of a snapshot during which writes don't wait for the disk.
+type SealStep uint8
+
+// The steps.
+const (
+	SealPrepare SealStep = iota + 1 // the generation is about to end
+	SealEnd                         // it ends; done as soon as what is written belongs to the next
+	SealConfirm                     // done when it is durable that it is a snapshot; fails if it was not ended
+)
+
+// Seal takes a step of a snapshot. The answer is Done, or Fail. Snapshot does all of it at
+// once.
+type Seal struct {
+	Epoch      block.Epoch
+	Generation block.Generation
+	Step       SealStep
+}
+
+// Kind returns KindSeal.
+func (*Seal) Kind() Kind { return KindSeal }
+
+func (m *Seal) code(c coder) coder {
+	c.epoch(&m.Epoch)
+	c.u32((*uint32)(&m.Generation))
+	if c.u8((*uint8)(&m.Step)); m.Step < SealPrepare || m.Step > SealConfirm {
+		c.wrong("step %d of a snapshot", m.Step)
+	}
+	return c
+}
+
 // DeleteSnapshot makes a generation unreadable and frees what no other sees. The answer
 // is Done, or Fail.
 type DeleteSnapshot struct {

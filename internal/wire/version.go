@@ -15,12 +15,13 @@ const (
 	V1 Version = 1 // the first
 	V2 Version = 2 // ReadBlocks and WriteBlocks: a resync of scattered blocks moves many with one message
 	V3 Version = 3 // a replica says Lost or Forgot, and Flush with Whole ends that
+	V4 Version = 4 // Seal: writes don't wait for the disk while a snapshot is taken
 )
 
 // What this build speaks.
 const (
 	Lowest  = V3 // what came before could not say that a replica had lost something, and was in no release
-	Highest = V3
+	Highest = V4
 )
 
 // Agree returns the version that the two ends of a connection speak, given what both

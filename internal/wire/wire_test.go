@@ -277,6 +277,8 @@ func TestMessagesThatCannotBeSaidAreNotWritten(t *testing.T) {
 		&ReadDone{Sums: sums[:1], Data: data},
 		&Verified{Sums: make([]block.Sum, VerifyBlocksMax+1)},
 		&Grow{Size: block.VolumeSizeMax + block.Size},
+		&Seal{Generation: 1},
+		&Seal{Generation: 1, Step: SealConfirm + 1},
 		&Generations{List: []block.Generation{0}},
 		&Generations{List: []block.Generation{2, 2}},
 		&Regions{},
