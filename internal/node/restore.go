@@ -2,8 +2,10 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -25,7 +27,8 @@ const kindRestore = "VolumeRestore"
 // restore does the volume's restore operations: after the safety snapshot is there, all
 // blocks that differ from the snapshot are copied from it, through the head, so that
 // every replica follows. What to look at a replica on this node says, so that it takes as
-// long as there are changes. It can be done again from the beginning after any crash. A volume
+// long as there are changes. It can be done again from the beginning after any crash. One that
+// is canceled gives the volume what it had, from the safety snapshot, in the same way. A volume
 // with a device is not restored: its filesystem would be changed under its users.
 func (a *attachment) restore() error {
 	for _, e := range a.d.view.operations.ByIndex(byTarget, a.id) {
@@ -40,7 +43,7 @@ func (a *attachment) restore() error {
 		if fault.Is(err, fault.Canceled) || err != nil && a.isOver() {
 			return err // the process ends, or the head was lost: whoever has the volume next begins again
 		}
-		if err := a.restored(e, err); err != nil {
+		if err := a.restored(e.ID, err); err != nil {
 			return err
 		}
 	}
@@ -64,36 +67,60 @@ func operationIndexes() map[string]state.Index[*v1.Operation] {
 }
 
 // restored writes how the operation has ended.
-func (a *attachment) restored(e state.Entry[*v1.Operation], err error) error {
-	done := proto.CloneOf(e.Value)
-	done.Done, done.Ended, done.Message = true, timestamppb.Now(), "restored"
-	if err != nil {
-		done.Error, done.Message = complaint(err), "failed"
+func (a *attachment) restored(id string, err error) error {
+	for {
+		now, getErr := state.Operations.Get(a.d.ctx, a.d.o.Store, id)
+		if getErr != nil {
+			return getErr
+		}
+		done := proto.CloneOf(now.Value)
+		done.Done, done.Ended, done.Message = true, timestamppb.Now(), "restored"
+		if p := done.Progress; p != nil && err == nil {
+			p.DoneBytes = p.TotalBytes
+		}
+		if err != nil {
+			done.Error, done.Message = complaint(err), "failed"
+		}
+		_, commitErr := a.d.o.Store.Commit(a.d.ctx, state.Operations.Replace(id, done, now.Revision))
+		if !fault.Is(commitErr, fault.Busy) { // else somebody has canceled it meanwhile, too late
+			return commitErr
+		}
 	}
-	_, commitErr := a.d.o.Store.Commit(a.d.ctx, state.Operations.Replace(e.ID, done, e.Revision))
-	return commitErr
 }
 
 func (a *attachment) restoreTo(e state.Entry[*v1.Operation], safety *v1.SnapshotStatus) error {
 	to := a.snapStatus(e.Value.Parameters["snapshot"])
+	c := &copier{a: a, op: e.ID, from: block.Generation(to.Generation), buf: host.Buffer(wire.DataMax), sums: make([]block.Sum, wire.DataBlocksMax)}
 	switch {
-	case e.Value.Canceled:
-		return fault.Errorf("node.restore", fault.Precondition, "it was canceled before it began")
 	case a.show != nil:
 		return fault.WithCure(fault.Errorf("node.restore", fault.Precondition, "the volume is attached"), "detach it first")
+	case safety.Problem != "" && c.canceled():
+		return errRestoreCanceled
 	case safety.Problem != "":
 		return fault.Errorf("node.restore", fault.Precondition, "the safety snapshot failed: %s", safety.Problem)
-	case !to.Ready:
+	case !to.Ready && !c.canceled():
 		return fault.Errorf("node.restore", fault.NotFound, "the snapshot is not there")
 	}
-	a.log.Info("restoring", "generation", to.Generation)
-	c := &copier{a: a, from: block.Generation(to.Generation), buf: host.Buffer(wire.DataMax), sums: make([]block.Sum, wire.DataBlocksMax)}
-	if err := c.all(); err != nil {
+	keeps := a.snapName(e.Value.Parameters["safety"])
+	a.log.Info("restoring", "generation", to.Generation, "canceled", c.canceled())
+	err := error(errRestoreCanceled)
+	if !c.canceled() {
+		err = c.all("copying what differs from snapshot " + a.snapName(e.Value.Parameters["snapshot"]))
+	}
+	if errors.Is(err, errRestoreCanceled) {
+		c.from, c.back = block.Generation(safety.Generation), true
+		if err = c.all("canceled: copying what the volume had from snapshot " + keeps); err == nil {
+			return errRestoreCanceled
+		}
+	}
+	if err != nil {
 		return fault.WithCure(fmt.Errorf("the volume has a part of both contents: %w", err),
-			"restore it again, or what it had from snapshot "+a.snapName(e.Value.Parameters["safety"]))
+			"restore it again, or what it had from snapshot "+keeps)
 	}
 	return nil
 }
+
+var errRestoreCanceled = fault.Errorf("node.restore", fault.Precondition, "it was canceled: the volume has what it had before")
 
 // snapName returns a snapshot's name, or its id when it is gone.
 func (a *attachment) snapName(id string) string {
@@ -103,8 +130,8 @@ func (a *attachment) snapName(id string) string {
 	return id
 }
 
-// all makes everything alike that may differ.
-func (c *copier) all() error {
+// all makes everything alike that may differ, and says how far it is.
+func (c *copier) all(what string) error {
 	for from, more := block.Region(0), true; more; {
 		list, next, err := c.differing(from)
 		if err != nil {
@@ -112,14 +139,49 @@ func (c *copier) all() error {
 		}
 		for _, e := range list {
 			for ; e.Count > 0; e = (block.Extent{Start: e.Start + wire.DataBlocksMax, Count: e.Count - min(e.Count, wire.DataBlocksMax)}) {
+				if c.canceled() && !c.back {
+					return errRestoreCanceled
+				}
+				c.tell(what, e.Start.Offset())
 				if err := c.step(block.Extent{Start: e.Start, Count: min(e.Count, wire.DataBlocksMax)}); err != nil {
 					return err
 				}
 			}
 		}
+		c.tell(what, next.Start().Offset())
 		from, more = next, int(next) < block.Regions(c.a.record().Size)
 	}
 	return c.do(coordinator.Flush, block.Extent{}, 0)
+}
+
+// canceled reports whether somebody wants the restore to be given up.
+func (c *copier) canceled() bool {
+	e, ok := c.a.d.view.operations.Get(c.op)
+	return ok && e.Value.Canceled
+}
+
+// tellEvery is how often a restore says how far it is.
+const tellEvery = time.Second
+
+// tell says how far it is, now and then. That it can't be said does not matter.
+func (c *copier) tell(what string, offset int64) {
+	now := time.Now()
+	if now.Sub(c.told) < tellEvery {
+		return
+	}
+	c.told = now
+	e, ok := c.a.d.view.operations.Get(c.op)
+	if !ok {
+		return
+	}
+	next := proto.CloneOf(e.Value)
+	total := c.a.record().Size
+	next.Message, next.Progress = what, &v1.Progress{DoneBytes: min(offset, total), TotalBytes: total}
+	ctx, cancel := context.WithTimeout(c.a.d.ctx, tellEvery)
+	defer cancel()
+	if _, err := c.a.d.o.Store.Commit(ctx, state.Operations.Replace(c.op, next, e.Revision)); err != nil {
+		c.a.log.Debug("a restore can't say how far it is", "err", err)
+	}
 }
 
 // differing returns what may differ in some regions, and where to go on. A replica that
@@ -160,7 +222,10 @@ func (a *attachment) counting() *resident {
 // copier gives the live generation what a snapshot has.
 type copier struct {
 	a    *attachment
+	op   string // the operation's id
 	from block.Generation
+	back bool      // it was canceled, and gives the volume what it had
+	told time.Time // when it said how far it is
 	buf  []byte
 	sums []block.Sum
 	live []block.Sum

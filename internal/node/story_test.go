@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"google.golang.org/protobuf/types/known/emptypb"
@@ -82,8 +83,26 @@ func TestSnapshotGrowRestore(t *testing.T) {
 	if !slices.EqualFunc(paged, changed.Ranges, func(a, b *v1.ChangedRange) bool { return a.Offset == b.Offset && a.Length == b.Length }) {
 		t.Errorf("in pages of 3: %v, at once: %v", paged, changed.Ranges)
 	}
-	m.commit(state.Operations.Create("restore", &v1.Operation{Id: "restore", Kind: kindRestore, TargetId: id, Parameters: map[string]string{"snapshot": "one", "safety": "safety"}}))
-	if o := await(m, state.Operations, "restore", func(o *v1.Operation) bool { return o.Done }); o.Error != "" {
+	restore := func(name string, canceled bool) *v1.Operation {
+		m.commit(state.Operations.Create(name, &v1.Operation{Id: name, Kind: kindRestore, TargetId: id, Canceled: canceled, Parameters: map[string]string{"snapshot": "one", "safety": "safety"}}))
+		return await(m, state.Operations, name, func(o *v1.Operation) bool { return o.Done })
+	}
+	if o := restore("restore", false); o.Error != "" || o.Progress.GetTotalBytes() == 0 || o.Progress.DoneBytes != o.Progress.TotalBytes {
+		t.Fatalf("the restore: %v", o)
+	}
+	// As if that had come to here when it was canceled: the volume has again what it had.
+	if o := restore("canceled", true); !strings.Contains(o.Error, "it was canceled: the volume has what it had before") {
+		t.Fatalf("the restore that was canceled: %v", o)
+	}
+	m.tend(id, "")
+	m.commit(state.Attachments.Put(id, &v1.Attachment{VolumeId: id, Spec: spec}))
+	await(m, state.AttachStatuses, id, func(s *v1.AttachmentStatus) bool { return s.MountPath == dir })
+	if got := sh(t, `cat "$1/file"`, dir); got != "second" {
+		t.Errorf("after the restore that was canceled the file holds %q", got)
+	}
+	m.detach(id)
+	m.tend(id, m.o.Node.String())
+	if o := restore("again", false); o.Error != "" {
 		t.Fatalf("the restore: %v", o)
 	}
 	m.commit(state.Snapshots.Put("one", &v1.Snapshot{Meta: &v1.Meta{Id: "one", Name: "one"}, Spec: &v1.SnapshotSpec{VolumeId: id, Deleted: true}}))

@@ -220,7 +220,29 @@ func restores(t *testing.T, c *cluster, random *rand.Rand) {
 		now = before
 		device = c.nodes[0].attach("rs")
 	}
-	_, err := c.nodes[1].api().Snapshots.RestoreSnapshot(t.Context(), &v1.RestoreSnapshotRequest{Volume: "rs", Snapshot: "rs-0"})
+	first := now.clone() // of rs-0 in the short form, which is restored once
+	if long {
+		c.nodes[1].mustCLI("snapshot", "create", "rs", "rs-last")
+	}
+	fill(60, 99)
+	c.detach("rs")
+	out, err := c.nodes[1].api().Snapshots.RestoreSnapshot(t.Context(), &v1.RestoreSnapshotRequest{Volume: "rs", Snapshot: map[bool]string{false: "rs-0", true: "rs-last"}[long], SafetyName: "rs-kept"})
+	must(t, err)
+	c.nodes[2].mustCLI("operation", "cancel", out.Operation.Id)
+	var ended *v1.Operation
+	c.await("the restore is given up", func(ctx context.Context) bool {
+		ended, err = c.nodes[1].api().Operations.GetOperation(ctx, &v1.GetOperationRequest{Id: out.Operation.Id})
+		return err == nil && ended.Done
+	})
+	if ended.Error == "" { // it was quicker
+		now = first
+	}
+	t.Logf("the restore that was canceled: %q", ended.Error)
+	device = c.nodes[0].attach("rs")
+	if err := now.check(t, device, 0); err != nil {
+		t.Fatalf("after a restore that was canceled: %v", err)
+	}
+	_, err = c.nodes[1].api().Snapshots.RestoreSnapshot(t.Context(), &v1.RestoreSnapshotRequest{Volume: "rs", Snapshot: "rs-0"})
 	if err == nil || !strings.Contains(err.Error(), "attached to node n1") {
 		t.Errorf("a volume in use is restored: %v", err)
 	}
