@@ -33,6 +33,12 @@ func (c *Coordinator) excuse(now time.Duration) {
 	if !doubtful {
 		return
 	}
+	when := wholeFirst
+	for m, x := range c.members {
+		if c.lost != nil || c.inSync(m) && x.doubt == wire.Lost {
+			when = wholeLater
+		}
+	}
 	for m, x := range c.members {
 		if !c.inSync(m) || x.doubt == 0 {
 			continue
@@ -40,28 +46,42 @@ func (c *Coordinator) excuse(now time.Duration) {
 		if x.doubt == wire.Lost { // nobody was told, perhaps
 			c.lost = fault.E("coordinator.Flush", fault.Media, c.rec.Volume, errors.New("replica "+c.rec.Members[m].Replica.String()+" counts alone, and "+doubts[x.doubt]))
 		}
-		x.doubt, x.amend = 0, true
+		x.doubt, x.amend = 0, when
 		c.urgent = true
 	}
 }
 
-// makeWhole tells replicas that were excused that they have what all others have, when
-// that is so, and when what was lost was said.
+// amends says when a replica that was excused is told that it is whole.
+type amends uint8
+
+const (
+	// wholeFirst: before anything is served. Else one that loses power next could not be told
+	// from it, which has all that is written from now on.
+	wholeFirst amends = iota + 1
+	// wholeLater: when it has what all others have, and what was lost was said. Until then
+	// another owner must be told as well.
+	wholeLater
+)
+
+// makeWhole tells replicas that were excused that they are whole.
 func (c *Coordinator) makeWhole(fx *Effects) {
-	if c.phase != serving || c.gate.count() > 0 || c.lost != nil || !c.settled() {
+	if c.phase < gating || !c.settled() {
 		return
 	}
+	later := c.phase == serving && c.gate.count() == 0 && c.lost == nil
 	for m, x := range c.members {
-		if !x.amend || !c.inSync(m) {
+		if x.amend == 0 || x.amend == wholeLater && !later || x.amending || !c.inSync(m) {
 			continue
 		}
-		x.amend = false
+		x.amending = true
 		c.ask(m, &wire.Flush{Epoch: c.rec.Epoch, Whole: true}, fx, func(_ time.Duration, m int, msg wire.Message, _ *Effects) {
+			x.amending = false
 			switch msg.(type) {
 			case *wire.Flushed:
+				x.amend = 0
 			case nil:
-				c.members[m].amend = true
 			default:
+				x.amend = 0
 				c.blame(m, failureOf(msg))
 			}
 		})

@@ -53,7 +53,8 @@ type member struct {
 	cause       error         // why it was left behind last
 	leaving     bool          // its process is about to end on purpose
 	doubt       wire.State    // it counts, and what was not flushed may be missing: see excuse; else 0
-	amend       bool          // it was excused, and is to be told when it has what the others have
+	amend       amends        // it was excused, and is to be told that it is whole; else 0
+	amending    bool
 	badSince    time.Duration // when bad was set
 	syncFailed  error         // why the last catching up did not come to its end
 
@@ -237,7 +238,7 @@ func (c *Coordinator) ready(now time.Duration) bool {
 		return false
 	}
 	for i := range c.members {
-		if c.inSync(i) && now >= c.members[i].lease {
+		if c.inSync(i) && (now >= c.members[i].lease || c.members[i].amend == wholeFirst) {
 			return false
 		}
 		if c.promoting(i) && !c.takesWrites(i) {

@@ -326,7 +326,7 @@ func (c *Coordinator) adoptMember(now time.Duration, m int, was spec.ReplicaStat
 			}
 			c.leftBehind(now, x)
 		}
-		x.bad, x.old, x.doubt, x.amend = nil, false, 0, false
+		x.bad, x.old, x.doubt, x.amend = nil, false, 0, 0
 		c.abandonSync(m)
 		c.unlink(now, m, fx) // it begins anew on a new connection, if at all
 		if was == spec.Outdated {
