@@ -172,11 +172,11 @@ func (n *node) writes(volume string, args ...string) int {
 func (n *node) devicesAsWished(t *testing.T) {
 	n.mustCLI("volume", "create", "sectors", "--size", "16Mi", "--repl", "1", "--sector", "512", "--nodiscard=true")
 	device := n.attach("sectors")
-	queue := "/sys/block/" + filepath.Base(sh(t, `readlink "$1"`, device)) + "/queue/"
-	for name, want := range map[string]string{"logical_block_size": "512", "discard_max_bytes": "0"} {
-		if got, err := os.ReadFile(queue + name); err != nil || strings.TrimSpace(string(got)) != want {
-			t.Errorf("%s is %s, %v; want %s", name, got, err, want)
-		}
+	if got := sh(t, `blockdev --getss "$1"`, device); got != "512" {
+		t.Errorf("its sectors have %s bytes", got)
+	}
+	if out, err := exec.CommandContext(t.Context(), "blkdiscard", device).CombinedOutput(); err == nil {
+		t.Errorf("it takes discards: %s", out)
 	}
 	sh(t, `printf one | dd of="$1" bs=512 seek=3 conv=sync oflag=direct status=none; printf two | dd of="$1" bs=512 seek=4 conv=sync oflag=direct status=none`, device)
 	n.mustCLI("volume", "detach", "sectors")
