@@ -147,7 +147,7 @@ func (o *ownPool) remove(ctx context.Context, r *resident) error {
 func (o *ownPool) use(ctx context.Context, begin func(done func(error))) error {
 	return o.n.wait(ctx, func(done func(error)) {
 		if o.away {
-			done(fault.Errorf("node", fault.Unavailable, "the filesystem of the pool at %s has shut down, and is mounted anew when that can be", o.pool.Path()))
+			done(fault.Errorf("node", fault.Unavailable, "the filesystem of pool %s has shut down, and is mounted anew when that can be", o.id))
 			return
 		}
 		begin(done)

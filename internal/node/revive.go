@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/holdfast-io/holdfast/internal/fault"
+	"github.com/holdfast-io/holdfast/internal/replica"
 	"github.com/holdfast-io/holdfast/internal/store"
 )
 
@@ -88,13 +89,31 @@ func (r *resident) leavePool() bool {
 		return r.inflight == 0
 	}
 	if !r.failing.noticed {
+		// The owner may have nothing to write, and would not notice.
+		r.step(residentEvent{ev: replica.Leave{Why: "the filesystem of its pool has shut down"}})
 		r.failing.times++ // it comes back as another incarnation
 		r.fail(fault.Errorf("node.pool", fault.Media, "the filesystem of its pool has shut down"))
+		r.hangUp()
 	}
 	if r.inflight == 0 && !r.failing.shut && r.closing == nil {
 		r.shut()
 	}
 	return r.failing.shut && r.inflight == 0
+}
+
+// hangUp ends the conversations with heads of this node, so that those ask anew, and wait
+// where they have no other copy, instead of handing errors on.
+func (r *resident) hangUp() {
+	var near []*local
+	for _, to := range r.sessions {
+		if l, ok := to.(*local); ok {
+			near = append(near, l)
+		}
+	}
+	for _, l := range near {
+		l.close()
+		l.h.unlinked(l.member, l, nil)
+	}
 }
 
 // back has the pool's replicas opened on its new disk.
