@@ -19,7 +19,7 @@ import (
 // A program with as many packages as this one touches most of its pages before main, and
 // most of those never again. While they are mapped they count as this process's memory, and
 // the kernel is slower to give them to somebody else; a process that locks its memory would
-// lock them too (docs/decisions/0015).
+// lock them too (docs/decisions/0016).
 func Unload() (int64, error) {
 	f, err := os.Open("/proc/self/smaps")
 	if err != nil {
