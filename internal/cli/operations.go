@@ -175,7 +175,7 @@ func newOperationCancel(r *remote) *cobra.Command {
 	return &cobra.Command{
 		Use:     "cancel ID",
 		Short:   "Ask for an operation to be given up",
-		Long:    "Ask for an operation to be given up. What it did already stays, but a restore gives the volume back what it had.",
+		Long:    "Ask for an operation to be given up. What it did already stays, but\na restore gives the volume back what it had.",
 		Example: "  holdfast operation cancel 0d9f3c6e-52a1-4c5e-8d8a-6a8f3b1c2d4e",
 		Args:    exactly("ID"),
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -38,13 +38,25 @@ func snapshotColumns(volumes map[string]string) []column[*v1.Snapshot] {
 		{head: "STATE", cell: snapshotState},
 		{head: "TAKEN", cell: func(s *v1.Snapshot) string { return timeText(s.GetStatus().GetTaken()) }},
 		{head: "SIZE", cell: func(s *v1.Snapshot) string { return bytesText(s.GetStatus().GetSizeBytes()) }},
-		{head: "ITS OWN", cell: func(s *v1.Snapshot) string { return bytesText(s.GetStatus().GetExclusiveBytes()) }},
-		{head: "SHARED", wide: true, cell: func(s *v1.Snapshot) string { return bytesText(s.GetStatus().GetSharedBytes()) }},
+		{head: "ITS OWN", cell: func(s *v1.Snapshot) string { return ownText(s.GetStatus()) }},
+		{head: "SHARED", wide: true, cell: func(s *v1.Snapshot) string { return takesText(s.GetStatus(), s.GetStatus().GetSharedBytes()) }},
 		{head: "GROUP", wide: true, cell: func(s *v1.Snapshot) string { return s.GetSpec().GetGroupId() }},
 		{head: "POLICY", wide: true, cell: func(s *v1.Snapshot) string { return s.GetSpec().GetPolicy() }},
 		{head: "LABELS", wide: true, cell: func(s *v1.Snapshot) string { return labelsText(s.GetMeta().GetLabels()) }},
 		{head: "ID", wide: true, cell: func(s *v1.Snapshot) string { return s.GetMeta().GetId() }},
 	}
+}
+
+// ownText says what comes back when the snapshot is deleted.
+func ownText(s *v1.SnapshotStatus) string { return takesText(s, s.GetExclusiveBytes()) }
+
+// takesText is bytesText of a part of what a snapshot takes, and nothing until that was
+// counted, some seconds after it was taken.
+func takesText(s *v1.SnapshotStatus, bytes int64) string {
+	if s.GetExclusiveBytes()+s.GetSharedBytes() == 0 {
+		return ""
+	}
+	return bytesText(bytes)
 }
 
 func snapshotState(s *v1.Snapshot) string {
@@ -213,7 +225,7 @@ func drawTree(t *table, tree *v1.SnapshotTree) {
 			d++
 		}
 		depth[n.Id] = d
-		kind, own := "snapshot", bytesText(n.GetSnapshot().GetStatus().GetExclusiveBytes())
+		kind, own := "snapshot", ownText(n.GetSnapshot().GetStatus())
 		if n.Volume {
 			kind, own = "volume", ""
 		}
