@@ -234,22 +234,45 @@ func TestPostgres(t *testing.T) {
 	})
 
 	c.during(t, "ACloneOfItUnderLoadStarts", func(t *testing.T) {
-		n := c.nodes[on]
-		w := p.work(last)
-		w.goOn()
-		before := w.committed.Load()
-		n.mustCLI("snapshot", "create", "pg", "pg-busy")
-		w.goOn()
-		other := c.nodes[(on+1)%len(c.nodes)]
-		other.mustCLI("snapshot", "clone", "pg-busy", "copy")
-		dir := other.mount("copy")
-		clone := c.newPostgres(dir)
-		defer clone.stop()
-		clone.start()
-		clone.verify(before)
-		last = w.end()
-		p.verify(last)
-		clone.stop()
+		n, other := c.nodes[on], c.nodes[(on+1)%len(c.nodes)]
+		for i := range rounds(1, 6) {
+			name, copied := fmt.Sprint("pg-busy-", i), fmt.Sprint("copy-", i)
+			w := p.work(last)
+			w.goOn()
+			before := w.committed.Load()
+			changeOfLeader(c, i%2 == 1)
+			c.asks(n, "snapshot", "create", "pg", name)
+			w.goOn()
+			changeOfLeader(c, i%2 == 0)
+			c.asks(other, "snapshot", "clone", name, copied)
+			c.awaitNodes()
+			dir := other.mount(copied)
+			clone := c.newPostgres(dir)
+			clone.start()
+			clone.verify(before)
+			last = w.end()
+			p.verify(last)
+			clone.stop()
+			c.remove(copied)
+		}
 		p.stop()
+	})
+}
+
+// changeOfLeader, in the long form, kills who leads the metadata store and with it, as a rule,
+// the reconcilers.
+func changeOfLeader(c *cluster, now bool) {
+	if now && long {
+		c.leader().kill("control")
+	}
+}
+
+// asks gives a command to a node until it is taken: without a leader none is.
+func (c *cluster) asks(n *node, args ...string) {
+	c.t.Helper()
+	c.await("holdfast "+strings.Join(args, " "), func(context.Context) bool {
+		out, err := n.cli(args...)
+		c.saw = out
+		return err == nil
 	})
 }
