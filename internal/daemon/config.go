@@ -275,6 +275,7 @@ func (c *Config) etcdDir() string       { return filepath.Join(c.DataDir, "etcd"
 func (c *Config) dumpsDir() string      { return filepath.Join(c.DataDir, "dumps") }
 func (c *Config) endpointsFile() string { return filepath.Join(c.DataDir, "endpoints") }
 func (c *Config) foundingFile() string  { return filepath.Join(c.DataDir, "founding.pem") }
+func (c *Config) poolsFile() string     { return filepath.Join(c.DataDir, "pools.list") }
 func (c *Config) joiningFile() string   { return filepath.Join(c.DataDir, "joining") }
 func (c *Config) restoreFile() string   { return filepath.Join(c.DataDir, "restore.dump") }
 func (c *Config) keeperSocket() string  { return filepath.Join(c.RunDir, "keeper.sock") }

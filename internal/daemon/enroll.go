@@ -133,6 +133,9 @@ func (x *controller) registerPools(ctx context.Context) error {
 	client := holdfastv1connect.NewPoolServiceClient(x.config.local(), localURL)
 	for _, path := range x.config.Pools {
 		report, err := pool.Inspect(path)
+		if fault.Is(err, fault.NotFound) {
+			continue // its disk is not there; it was registered when it was
+		}
 		if err != nil {
 			return err
 		}

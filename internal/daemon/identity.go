@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -252,20 +253,35 @@ func (o *NodeOptions) pools(ctx context.Context, id identity) error {
 	if err != nil {
 		return fault.E("daemon.pools", fault.Internal, block.VolumeID{}, err)
 	}
+	known := o.Config.knownPools()
 	for i, path := range o.Config.Pools {
 		path, err := filepath.Abs(path)
 		if err != nil {
 			return fault.Wrap("daemon.pools", err)
 		}
 		o.Config.Pools[i] = path
+		if _, err := os.Stat(filepath.Join(path, "pool.json")); err != nil && slices.Contains(known, path) {
+			// To make another one there would be to take an empty mount point for a disk.
+			o.Log.Error("a pool that was here is not: is its disk there, and mounted? The node goes on without it; if another is wanted there, make it with holdfast pool create", "pool", path, "known from", o.Config.poolsFile())
+			continue
+		}
 		if err := o.makePool(ctx, path, id); err != nil {
 			return err
 		}
 		if err := replace(filepath.Join(path, markFile), mark); err != nil {
 			return fault.Wrap("daemon.pools", err)
 		}
+		if !slices.Contains(known, path) {
+			known = append(known, path)
+		}
 	}
-	return nil
+	return fault.Wrap("daemon.pools", replace(o.Config.poolsFile(), []byte(strings.Join(known, "\n")+"\n")))
+}
+
+// knownPools returns where pools of this node were found or made at earlier starts.
+func (c *Config) knownPools() []string {
+	raw, _ := os.ReadFile(c.poolsFile()) // none: this is the first start
+	return slices.DeleteFunc(strings.Split(string(raw), "\n"), func(path string) bool { return path == "" })
 }
 
 // makePool makes a pool where there is none.

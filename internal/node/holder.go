@@ -21,10 +21,20 @@ type holder struct {
 	d    *daemon
 	node string
 	said map[string]*statepb.Holding // by replica; what the state has, as far as is known
+
+	poolBack chan struct{} // has a value when a pool was opened that could not be before
 }
 
 func newHolder(d *daemon) *holder {
-	return &holder{d: d, node: d.o.Node.String(), said: map[string]*statepb.Holding{}}
+	return &holder{d: d, node: d.o.Node.String(), said: map[string]*statepb.Holding{}, poolBack: make(chan struct{}, 1)}
+}
+
+// again has the holder look at everything soon.
+func (h *holder) again() {
+	select {
+	case h.poolBack <- struct{}{}:
+	default: // it is about to
+	}
 }
 
 // lookEvery is how often usage is looked at, and what failed is tried again.
@@ -60,19 +70,27 @@ func (h *holder) run(ctx context.Context) {
 				}
 			}
 		case <-look.C:
-			for _, e := range v.condemned.List() {
-				if e.Value.NodeId == h.node {
-					h.give(ctx, e.Value)
-				}
-			}
-			for _, e := range v.assignments.List() {
-				h.bring(ctx, e.ID)
-			}
-			h.sayAll(ctx)
+			h.lookAgain(ctx)
+		case <-h.poolBack:
+			h.lookAgain(ctx)
 		case <-ctx.Done():
 			return
 		}
 	}
+}
+
+// lookAgain brings all replicas toward what is assigned, and says what is new of them.
+func (h *holder) lookAgain(ctx context.Context) {
+	v := h.d.view
+	for _, e := range v.condemned.List() {
+		if e.Value.NodeId == h.node {
+			h.give(ctx, e.Value)
+		}
+	}
+	for _, e := range v.assignments.List() {
+		h.bring(ctx, e.ID)
+	}
+	h.sayAll(ctx)
 }
 
 // bring makes what a volume's assignment wants here.
@@ -210,6 +228,9 @@ func (h *holder) give(ctx context.Context, c *statepb.Condemned) {
 	}
 	var r *resident
 	h.d.node.do(func() { r = h.d.node.residents[id] })
+	if r == nil && h.d.maybeShut(c.PoolId) {
+		return // it may be there, and is deleted when its pool is open
+	}
 	if r != nil {
 		h.d.o.Log.Info("deleting a replica", "volume", c.VolumeId, "replica", c.ReplicaId, "why", c.Reason)
 		if err := r.pool.remove(ctx, r); err != nil {
@@ -225,7 +246,7 @@ func (h *holder) give(ctx context.Context, c *statepb.Condemned) {
 
 // poolOf returns the open pool of that id, or nil.
 func (d *daemon) poolOf(id string) *ownPool {
-	for _, p := range d.pools {
+	for _, p := range d.open() {
 		if p.id == id {
 			return p
 		}

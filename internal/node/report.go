@@ -22,10 +22,11 @@ func (d *daemon) report(ctx context.Context) {
 	said := map[string]proto.Message{}
 	for tick := time.NewTicker(reportEvery); ; {
 		d.reportNode(ctx, said)
-		for _, p := range d.pools {
+		for _, p := range d.open() {
 			d.reportPool(ctx, said, p)
 			d.revive(ctx, p)
 		}
+		d.tryShut(ctx, said)
 		d.node.do(d.node.expel)
 		select {
 		case <-tick.C:

@@ -95,7 +95,6 @@ type daemon struct {
 	kept   atomic.Pointer[keeper.Client]
 	node   *Node
 	view   *view
-	pools  []*ownPool
 	hold   *holder
 	show   *attachments
 	export *exports
@@ -104,6 +103,10 @@ type daemon struct {
 
 	ctx    context.Context // of the agents
 	cancel context.CancelFunc
+
+	mu    sync.Mutex
+	pools []*ownPool // that are open
+	shut  []string   // paths of those that could not be opened yet
 }
 
 func (d *daemon) start(ctx context.Context) (err error) {
@@ -128,11 +131,13 @@ func (d *daemon) start(ctx context.Context) (err error) {
 		return err
 	}
 	for _, path := range d.o.Pools {
-		p, err := openPool(ctx, d.node, path, d.o.Cluster)
-		if err != nil {
-			return err
+		if err := d.openPool(ctx, path); err != nil {
+			if ctx.Err() != nil {
+				return err
+			}
+			d.o.Log.Error("a pool can't be opened; the node goes on without it, and tries again", "pool", path, "err", err)
+			d.shut = append(d.shut, path)
 		}
-		d.pools = append(d.pools, p)
 	}
 	entries, err := k.List(ctx)
 	if err != nil {
@@ -185,7 +190,7 @@ func (d *daemon) stop() {
 	if d.node != nil {
 		d.node.close()
 	}
-	for _, p := range d.pools {
+	for _, p := range d.open() {
 		p.pool.KeepMounted() // the next process is on its way, as a rule
 		if err := p.pool.Close(); err != nil {
 			d.o.Log.Warn("a pool can't be closed", "pool", p.pool.Path(), "err", err)

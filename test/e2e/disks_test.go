@@ -42,6 +42,71 @@ func TestDisks(t *testing.T) {
 	}
 }
 
+// TestANodeStartsWithoutADiskThatIsGone starts a node of which one of two disks is not there,
+// and puts it back while the node runs. In the long form only.
+func TestANodeStartsWithoutADiskThatIsGone(t *testing.T) {
+	if !long {
+		return
+	}
+	t.Parallel()
+	c := prepare(t)
+	n := c.next()
+	second := filepath.Join(c.dir, "second")
+	c.poolSize, c.args = "320Mi", []string{"--pool", second}
+	c.grow(1)
+	c.await("both pools are well", func(ctx context.Context) bool { return n.wellPools(ctx) == 2 })
+	pool := func() string {
+		n.c.t.Helper()
+		list, err := n.api().Pools.ListPools(t.Context(), &v1.ListPoolsRequest{})
+		must(t, err)
+		for _, p := range list.Pools {
+			if p.Status.GetPath() == second {
+				return p.Meta.Name
+			}
+		}
+		t.Fatalf("there is no pool at %s: %v", second, list)
+		return ""
+	}()
+	for i := range 6 { // on both
+		c.volume(fmt.Sprint("v", i), 16<<20, 1)
+	}
+	c.nodes[0].stop()
+	must(t, os.Rename(filepath.Join(second, "pool.img"), filepath.Join(c.dir, "aside")))
+	c.nodes[0].start()
+	c.await("the pool whose disk is gone says why", func(ctx context.Context) bool {
+		list, err := n.api().Pools.ListPools(ctx, &v1.ListPoolsRequest{})
+		c.saw = fmt.Sprint(list, err)
+		for _, p := range list.GetPools() {
+			if p.Meta.Name == pool && !p.Status.GetHealthy() {
+				return strings.Contains(fmt.Sprint(p.Status.GetConditions()), "is gone")
+			}
+		}
+		return false
+	})
+	c.await("the other one is well", func(ctx context.Context) bool { return n.wellPools(ctx) == 1 })
+	data := n.pid("data")
+	must(t, os.Rename(filepath.Join(c.dir, "aside"), filepath.Join(second, "pool.img")))
+	c.await("both pools are well again", func(ctx context.Context) bool { return n.wellPools(ctx) == 2 })
+	for i := range 6 {
+		c.nodes[0].awaitHealth(fmt.Sprint("v", i), v1.Health_HEALTH_HEALTHY)
+	}
+	if now := n.pid("data"); now != data {
+		t.Errorf("the data process was %d, and is %d", data, now)
+	}
+}
+
+// wellPools counts the pools that are healthy.
+func (n *node) wellPools(ctx context.Context) (well int) {
+	list, err := n.api().Pools.ListPools(ctx, &v1.ListPoolsRequest{})
+	n.c.saw = fmt.Sprint(list, err)
+	for _, p := range list.GetPools() {
+		if p.Status.GetHealthy() {
+			well++
+		}
+	}
+	return well
+}
+
 // written attaches a volume to the first node, and writes bytes of it. It returns the
 // device and what a read of them gives.
 func (c *cluster) written(volume string, size int64, mib int) (device, sum string) {
