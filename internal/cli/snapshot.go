@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"strings"
@@ -26,14 +27,11 @@ Snapshots are named by name or by id.`,
 	return cmd
 }
 
-func snapshotColumns(volumes map[string]string) []column[*v1.Snapshot] {
+func snapshotColumns(names map[string]string) []column[*v1.Snapshot] {
 	return []column[*v1.Snapshot]{
 		{head: "NAME", cell: func(s *v1.Snapshot) string { return s.GetMeta().GetName() }},
 		{head: "VOLUME", cell: func(s *v1.Snapshot) string {
-			if name := volumes[s.GetSpec().GetVolumeId()]; name != "" {
-				return name
-			}
-			return s.GetSpec().GetVolumeId()
+			return cmp.Or(names[s.GetSpec().GetVolumeId()], s.GetSpec().GetVolumeId())
 		}},
 		{head: "STATE", cell: snapshotState},
 		{head: "TAKEN", cell: func(s *v1.Snapshot) string { return timeText(s.GetStatus().GetTaken()) }},
@@ -41,7 +39,7 @@ func snapshotColumns(volumes map[string]string) []column[*v1.Snapshot] {
 		{head: "ITS OWN", cell: func(s *v1.Snapshot) string { return ownText(s.GetStatus()) }},
 		{head: "SHARED", wide: true, cell: func(s *v1.Snapshot) string { return takesText(s.GetStatus(), s.GetStatus().GetSharedBytes()) }},
 		{head: "GROUP", wide: true, cell: func(s *v1.Snapshot) string { return s.GetSpec().GetGroupId() }},
-		{head: "POLICY", wide: true, cell: func(s *v1.Snapshot) string { return s.GetSpec().GetPolicy() }},
+		{head: "POLICY", wide: true, cell: func(s *v1.Snapshot) string { return cmp.Or(names[s.GetSpec().GetPolicy()], s.GetSpec().GetPolicy()) }},
 		{head: "LABELS", wide: true, cell: func(s *v1.Snapshot) string { return labelsText(s.GetMeta().GetLabels()) }},
 		{head: "ID", wide: true, cell: func(s *v1.Snapshot) string { return s.GetMeta().GetId() }},
 	}
@@ -71,8 +69,8 @@ func snapshotState(s *v1.Snapshot) string {
 	return "being taken"
 }
 
-// volumeNames returns the names of volumes by id. Without them ids are shown.
-func volumeNames(ctx context.Context, c *client.Client) map[string]string {
+// snapshotNames returns the names of volumes and policies by id. Without them ids are shown.
+func snapshotNames(ctx context.Context, c *client.Client) map[string]string {
 	names := map[string]string{}
 	for _, trashed := range []bool{true, false} {
 		all, _ := collect(func(token string) ([]*v1.Volume, string, error) {
@@ -83,11 +81,18 @@ func volumeNames(ctx context.Context, c *client.Client) map[string]string {
 			names[v.GetMeta().GetId()] = v.GetMeta().GetName()
 		}
 	}
+	policies, _ := collect(func(token string) ([]*v1.SnapshotPolicy, string, error) {
+		out, err := c.Snapshots.ListPolicies(ctx, &v1.ListPoliciesRequest{PageToken: token})
+		return out.GetPolicies(), out.GetNextPageToken(), err
+	})
+	for _, p := range policies {
+		names[p.GetMeta().GetId()] = p.GetMeta().GetName()
+	}
 	return names
 }
 
 func (r *remote) printSnapshot(ctx context.Context, c *client.Client, s *v1.Snapshot) error {
-	return printOne(r.out, s, snapshotColumns(volumeNames(ctx, c)), func(t *table) { t.field("problem", s.GetStatus().GetProblem()) })
+	return printOne(r.out, s, snapshotColumns(snapshotNames(ctx, c)), func(t *table) { t.field("problem", s.GetStatus().GetProblem()) })
 }
 
 func newSnapshotCreate(r *remote) *cobra.Command {
@@ -139,7 +144,7 @@ func newSnapshotGroup(r *remote) *cobra.Command {
 				if err != nil {
 					return err
 				}
-				return printList(r.out, out.Snapshots, snapshotColumns(volumeNames(ctx, c)))
+				return printList(r.out, out.Snapshots, snapshotColumns(snapshotNames(ctx, c)))
 			})
 		},
 	}
@@ -164,7 +169,7 @@ func newSnapshotList(r *remote) *cobra.Command {
 		Args: exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return r.do(cmd, func(ctx context.Context, c *client.Client) error {
-				columns := snapshotColumns(volumeNames(ctx, c))
+				columns := snapshotColumns(snapshotNames(ctx, c))
 				if watch {
 					s, err := c.Snapshots.WatchSnapshots(ctx, &v1.WatchSnapshotsRequest{Volume: q.Volume, GroupId: q.GroupId})
 					if err != nil {
