@@ -262,7 +262,7 @@ func (o *NodeOptions) pools(ctx context.Context, id identity) error {
 		o.Config.Pools[i] = path
 		if _, err := os.Stat(filepath.Join(path, "pool.json")); err != nil && slices.Contains(known, path) {
 			// To make another one there would be to take an empty mount point for a disk.
-			o.Log.Error("a pool that was here is not: is its disk there, and mounted? The node goes on without it; if another is wanted there, make it with holdfast pool create", "pool", path, "known from", o.Config.poolsFile())
+			o.Log.Error("a pool that was here is not: is its disk there, and mounted? The node goes on without it; if another is wanted there: holdfast pool create PATH --cluster CLUSTER", "pool", path, "cluster", id.Cluster)
 			continue
 		}
 		if err := o.makePool(ctx, path, id); err != nil {
