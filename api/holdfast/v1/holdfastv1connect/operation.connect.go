@@ -67,7 +67,8 @@ type OperationServiceClient interface {
 	WatchOperations(context.Context, *v1.WatchOperationsRequest) (*connect.ServerStreamForClient[v1.WatchOperationsResponse], error)
 	// WaitOperation answers when an operation has ended, or at the latest after the wait.
 	WaitOperation(context.Context, *v1.WaitOperationRequest) (*v1.Operation, error)
-	// CancelOperation asks for an operation to be given up. What it did already stays.
+	// CancelOperation asks for an operation to be given up. What it did already stays, but a
+	// restore gives the volume back what it had.
 	CancelOperation(context.Context, *v1.CancelOperationRequest) (*v1.Operation, error)
 }
 
@@ -177,7 +178,8 @@ type OperationServiceHandler interface {
 	WatchOperations(context.Context, *v1.WatchOperationsRequest, *connect.ServerStream[v1.WatchOperationsResponse]) error
 	// WaitOperation answers when an operation has ended, or at the latest after the wait.
 	WaitOperation(context.Context, *v1.WaitOperationRequest) (*v1.Operation, error)
-	// CancelOperation asks for an operation to be given up. What it did already stays.
+	// CancelOperation asks for an operation to be given up. What it did already stays, but a
+	// restore gives the volume back what it had.
 	CancelOperation(context.Context, *v1.CancelOperationRequest) (*v1.Operation, error)
 }
 
