@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"math/rand/v2"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -45,6 +44,9 @@ type cluster struct {
 	cleanEvery time.Duration
 	drift      bool    // clocks run at rates far apart, so that leases overlap
 	bad        badness // what goes wrong with disks
+	changes    bool    // snapshots come and go, and the volume grows, more often than by chance
+	restores   bool    // the volume is given back what a snapshot has
+	clones     bool    // clones are made of snapshots
 
 	recordDown bool
 	cutRecord  []bool
@@ -55,7 +57,10 @@ type cluster struct {
 	lossy      map[int]int // nodes that lost what was not flushed, and counted; value: when
 	deaths     int         // how often a process died
 	submitted  int
-	repaired   int                         // what had rotted and was written again
+	repaired   int // what had rotted and was written again
+	counts     counts
+	cloned     int // clones that were begun
+	clonesMade []*clone
 	onStep     func(step)                  // sees what happens between nodes; nil for nobody
 	onTick     func(*head)                 // has a head look for what else there is to do; nil for nothing
 	reserved   int                         // blocks at the volume's beginning that its own client leaves alone
@@ -90,14 +95,18 @@ type Result struct {
 	Stats    coordinator.Stats
 
 	Groups, GroupsFailed int // snapshots of both volumes
+	counts
 }
+
+// counts are what happened in a run beside what the heads count.
+type counts struct{ Deaths, Losses, Snapshots, Deleted, Grown, Restored, Cloned int }
 
 // Run runs the cluster of a seed, or two of them, and returns what it found. trace may be
 // nil.
 func Run(seed uint64, trace func(string)) (Result, error) {
 	w := newWorld(seed, trace)
 	var r Result
-	if rand.New(rand.NewPCG(seed, 0x9a1)).IntN(pairEvery) == 0 {
+	if w.option("two volumes").IntN(pairEvery) == 0 {
 		p := newPair(w)
 		w.guarded(p.live)
 		r = Result{Groups: p.taken, GroupsFailed: p.failed}
@@ -122,6 +131,13 @@ func (r *Result) add(c *cluster) {
 	r.Requests += c.submitted
 	r.Epoch += c.record.Epoch
 	r.Heads += len(c.heads)
+	r.Deaths += c.deaths
+	r.Losses += c.losses
+	r.Snapshots += c.counts.Snapshots
+	r.Deleted += c.counts.Deleted
+	r.Grown += c.counts.Grown
+	r.Restored += c.counts.Restored
+	r.Cloned += c.counts.Cloned
 	for _, h := range c.heads {
 		s := h.coord.Stats()
 		r.Stats.Ejected += s.Ejected
@@ -156,6 +172,9 @@ func (w *world) guarded(live func()) {
 // live is the whole run.
 func (c *cluster) live() {
 	c.chaos()
+	if c.changes || c.restores || c.clones {
+		c.goOnChanging()
+	}
 	c.run(20*time.Second, func() bool { return c.submitted >= c.requests && len(c.checks) == 0 })
 	if c.err == nil {
 		c.converge()
@@ -171,21 +190,28 @@ func (c *cluster) log(format string, args ...any) { c.world.log(c.name+format, a
 
 // draw draws what a run is like.
 func (c *cluster) draw() shape {
-	c.netMax = []time.Duration{200 * time.Microsecond, 2 * time.Millisecond, 20 * time.Millisecond}[c.rand.IntN(3)]
-	c.diskMax = []time.Duration{100 * time.Microsecond, time.Millisecond, 5 * time.Millisecond}[c.rand.IntN(3)]
-	c.depth = 1 + c.rand.IntN(12)
-	c.requests = 100 + c.rand.IntN(400)
-	c.power = c.chance(40)
-	c.faults = c.rand.IntN(100)
-	c.patience = c.lease / time.Duration(1<<c.rand.IntN(4))
-	c.cleanEvery = []time.Duration{1, c.lease / 10, c.lease * 4}[c.rand.IntN(3)]
-	c.drift = c.chance(15)
-	c.bad = c.drawBadness()
-	switch c.favourite = -1; c.rand.IntN(7) {
+	of := func(name string, n int) int { return c.option(c.name + name).IntN(n) }
+	percent := func(name string, n int) bool { return of(name, 100) < n }
+	c.netMax = []time.Duration{200 * time.Microsecond, 2 * time.Millisecond, 20 * time.Millisecond}[of("net", 3)]
+	c.diskMax = []time.Duration{100 * time.Microsecond, time.Millisecond, 5 * time.Millisecond}[of("disk", 3)]
+	c.depth = 1 + of("depth", 12)
+	c.requests = 100 + of("requests", 400)
+	c.power = percent("power", 40)
+	c.faults = of("faults", 100)
+	c.patience = c.lease / time.Duration(1<<of("patience", 4))
+	c.cleanEvery = []time.Duration{1, c.lease / 10, c.lease * 4}[of("clean", 3)]
+	c.drift = percent("drift", 15)
+	c.bad = badness{rot: percent("rot", 30), reads: percent("reads", 30), breaks: percent("breaks", 30), full: percent("full", 30),
+		slow: percent("slow", 30), version: percent("version", 20)}
+	c.changes, c.restores, c.clones = percent("changes", 40), percent("restores", 45), percent("clones", 55)
+	switch c.favourite = -1; of("favourite", 7) {
 	case 0:
 		c.favourite = cutOwner
 	case 1:
 		c.favourite, c.power = blackout, true
+		if percent("clean regions", 60) { // where the first write to one is slow, and there are many
+			c.diskMax, c.cleanEvery = 5*time.Millisecond, 1
+		}
 	case 2:
 		c.favourite, c.power = afterFlush, true
 	case 3:
@@ -195,16 +221,16 @@ func (c *cluster) draw() shape {
 	case 5:
 		c.favourite = breakAll
 	}
-	if c.favourite >= 0 && c.chance(70) { // little else
-		c.drift, c.bad = false, badness{}
+	if c.favourite >= 0 && percent("little else", 70) {
+		c.drift, c.bad, c.changes, c.restores, c.clones = false, badness{}, false, false, false
 	}
-	s := shape{count: 1 + c.rand.IntN(3), spare: c.rand.IntN(3)}
-	s.blocks = []int{8, 64, block.PerRegion + 40, 6 * block.PerRegion}[c.rand.IntN(4)]
+	s := shape{count: 1 + of("replicas", 3), spare: of("spare", 3)}
+	s.blocks = []int{8, 64, block.PerRegion + 40, 6 * block.PerRegion}[of("blocks", 4)]
 	switch { // where the favourite shows best
-	case (c.favourite == again || c.favourite == breakAll) && c.chance(70):
+	case (c.favourite == again || c.favourite == breakAll) && percent("few blocks", 70):
 		s.blocks = 8
-	case (c.favourite == blackout || c.favourite == afterFlush) && c.chance(50), // regions that were not written before
-		c.favourite == afterServing && c.chance(70):
+	case (c.favourite == blackout || c.favourite == afterFlush) && percent("many blocks", 50), // regions that were not written before
+		c.favourite == afterServing && percent("many blocks", 70):
 		s.blocks = 16 * block.PerRegion
 	}
 	return s
@@ -239,7 +265,7 @@ func (c *cluster) build(s shape) {
 		}
 	}
 	c.run(time.Hour, func() bool { return made == s.count })
-	c.log("%d nodes, %d blocks, depth %d, %d requests, net %v, disk %v, power %v, drift %v, disks %+v, faults %d%%", s.count, s.blocks, c.depth, c.requests, c.netMax, c.diskMax, c.power, c.drift, c.bad, c.faults)
+	c.log("%d nodes, %d blocks, depth %d, %d requests, net %v, disk %v, power %v, drift %v, disks %+v, changes %v, restores %v, clones %v, faults %d%%", s.count, s.blocks, c.depth, c.requests, c.netMax, c.diskMax, c.power, c.drift, c.bad, c.changes, c.restores, c.clones, c.faults)
 }
 
 func states(r spec.Record) string {
@@ -570,6 +596,7 @@ func (c *cluster) compare() {
 			}
 		}
 	}
+	c.compareClones()
 	for _, g := range slices.Sorted(maps.Keys(c.model.snapshots)) {
 		if !slices.Contains(c.record.Snapshots, g) {
 			c.found("snapshot %d was taken and is not in the record", g)

@@ -10,6 +10,9 @@
 //
 // # What a seed draws
 //
+// Each option has numbers of its own, drawn from the seed and the option's name: what is new
+// should be an option too, so that seeds which do not have it go on as they did.
+//
 // Nodes, replicas, blocks, requests and how many at a time; delays of network and disks; how
 // often there are faults, and a favourite kind; whether machines lose power; and, each for
 // some runs only (the run's second line says which):
@@ -23,9 +26,13 @@
 //   - breaks: a write or a sync fails, and the replica with it; sometimes the owner dies
 //     before it could note that.
 //   - full: a pool has no space for a while, or the disk itself has none.
-//   - slow: a disk's operations take up to a lease.
+//   - slow: a disk's operations take up to a lease, some of them or all, so that the replica is
+//     left behind for it.
 //   - version: processes that don't speak our version are started, which the handshake of
 //     package wire refuses.
+//   - changes: snapshots come and go, and the volume grows, all the time.
+//   - restores: the volume is given what a snapshot has, as package node does it.
+//   - clones: clones are made of snapshots, and must have what these had, at the end.
 //
 // One seed in twelve has two volumes, with nodes and owners of their own, and snapshots of
 // both at one moment (see pair).

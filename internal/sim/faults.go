@@ -24,10 +24,6 @@ type badness struct {
 	version bool // processes of another version are started
 }
 
-func (c *cluster) drawBadness() badness {
-	return badness{rot: c.chance(30), reads: c.chance(30), breaks: c.chance(30), full: c.chance(30), slow: c.chance(30), version: c.chance(20)}
-}
-
 // spoil does something to a disk, or to a process, of the kinds that the run has.
 func (c *cluster) spoil() {
 	n := c.nodes[c.rand.IntN(len(c.nodes))]
@@ -70,8 +66,13 @@ func (n *node) breakDisk() {
 func (n *node) slowDown() {
 	c := n.c
 	long := c.between(c.lease, 8*c.lease)
-	c.log("node %d has a slow disk for %v", n.i, long)
-	n.disk.SetOdds(simdisk.Odds{Stall: c.rand.Float64() / 2, StallMax: c.lease})
+	odds := simdisk.Odds{Stall: c.rand.Float64() / 2, StallMax: c.lease}
+	if c.chance(50) { // all of it, for long enough to be left behind for it
+		long += 4 * c.lease
+		odds.Stall = 1
+	}
+	c.log("node %d has a slow disk for %v: %+v", n.i, long, odds)
+	n.disk.SetOdds(odds)
 	c.after(long, func() { n.disk.SetOdds(simdisk.Odds{}) })
 }
 
@@ -147,6 +148,9 @@ func (n *node) rot() {
 	}
 	f := files[c.rand.IntN(len(files))]
 	slot := int64(c.rand.IntN(min(len(c.model.blocks), 64)))
+	if c.chance(60) { // of what was written first, which is what is read most
+		slot %= 12
+	}
 	at := dataStart + slot*block.Size
 	if c.chance(20) { // of a table
 		at = int64(c.rand.IntN(6)) * block.Size

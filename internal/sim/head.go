@@ -33,6 +33,7 @@ type head struct {
 	readsOnly   bool // its client has no more to write
 	wrote       int  // writes completed
 	incarnation uint64
+	slow        int // how often it found a replica too slow
 }
 
 // attach starts a coordinator on node n, from the record as it is now.
@@ -40,7 +41,7 @@ func (c *cluster) attach(n *node) *head {
 	h := &head{c: c, name: fmt.Sprintf("head %d", len(c.heads)), node: n, life: n.life, left: -1, orders: make(map[*coordinator.Change]func(error)), busy: make([]bool, len(c.model.blocks))}
 	c.nextInc++
 	h.incarnation = c.nextInc
-	h.coord = coordinator.New(c.record, coordinator.Options{Node: n.id, Incarnation: c.nextInc, Lease: c.lease, ReplicaTimeout: c.patience, CleanEvery: c.cleanEvery, SlowAfter: c.lease / 4, SlowFor: c.lease / 2})
+	h.coord = coordinator.New(c.record, coordinator.Options{Node: n.id, Incarnation: c.nextInc, Lease: c.lease, ReplicaTimeout: c.patience, CleanEvery: c.cleanEvery, SlowAfter: c.lease / slowAfter, SlowFor: c.lease / slowFor})
 	c.heads = append(c.heads, h)
 	c.log("%s attaches on node %d", h.name, n.i)
 	h.tick()
@@ -116,6 +117,7 @@ func (h *head) readAll(b int) {
 func (h *head) step(ev coordinator.Event) {
 	if h.alive() {
 		fx := h.coord.Step(h.node.now(), ev)
+		h.watchSlow()
 		if !h.served && h.coord.Serving(h.node.now()) {
 			h.serves()
 		}
@@ -123,7 +125,28 @@ func (h *head) step(ev coordinator.Event) {
 	}
 }
 
+// slowAfter and slowFor are when a replica is too slow, in parts of a lease.
+const slowAfter, slowFor = 4, 2
+
+// watchSlow holds what is promised of a replica that is too slow: it is never the last one,
+// who asks after the volume's health is told, and it is left alone for a while.
+func (h *head) watchSlow() {
+	count := int(h.coord.Stats().Slow)
+	if count == h.slow {
+		return
+	}
+	h.slow = count
+	h.c.log("%s finds a replica too slow", h.name)
+	if h.coord.Record().InSync() < 2 {
+		h.c.found("%s finds the last replica too slow", h.name)
+	}
+	if len(h.coord.Health(h.node.now())) == 0 {
+		h.c.found("%s finds a replica too slow and says that all is well", h.name)
+	}
+}
+
 func (h *head) perform(fx coordinator.Effects) {
+	complete, changed := slices.Clone(fx.Complete), slices.Clone(fx.Changed) // the next step may come from inside
 	for _, m := range fx.Unlink {
 		h.drop(m)
 	}
@@ -141,10 +164,10 @@ func (h *head) perform(fx coordinator.Effects) {
 	if fx.Propose != nil {
 		h.c.propose(h, fx.Propose.Clone())
 	}
-	for _, q := range slices.Clone(fx.Complete) {
+	for _, q := range complete {
 		h.completed(q)
 	}
-	for _, ch := range slices.Clone(fx.Changed) {
+	for _, ch := range changed {
 		h.changed(ch)
 	}
 }
@@ -294,29 +317,53 @@ type debt struct {
 
 // change submits a write or a zeroing, and tells the model what became of it.
 func (h *head) change(q *coordinator.Request, d *debt) {
-	h.owed = append(h.owed, d)
-	losses := h.c.losses
 	q.FUA = h.c.chance(10)
+	h.changeAll(q, []*debt{d}, d.done)
+}
+
+// changeAll is change for a request that is several writes to the model.
+func (h *head) changeAll(q *coordinator.Request, list []*debt, done func(error)) {
+	h.owed = append(h.owed, list...)
+	losses := h.c.losses
 	h.submit(q, func(q *coordinator.Request) {
-		h.c.log("%s wrote %d to %v: %v", h.name, d.tag, q.Extent, q.Err)
-		if d.done != nil {
-			defer func() { d.done(q.Err) }()
+		h.c.log("%s wrote %d to %v: %v", h.name, list[0].tag, q.Extent, q.Err)
+		if done != nil {
+			defer func() { done(q.Err) }()
 		}
 		if q.Err != nil && h.coord.Stopped() != nil {
 			return // it may have taken effect, or do so until somebody else serves
 		}
-		h.owed = slices.DeleteFunc(h.owed, func(o *debt) bool { return o == d })
-		if q.Err == nil {
-			h.wrote++
-			if h.c.losses != losses {
-				return // done before it was lost, perhaps, and only heard of now
-			}
+		h.owed = slices.DeleteFunc(h.owed, func(o *debt) bool { return slices.Contains(list, o) })
+		if q.Err != nil {
+			return
+		}
+		h.wrote++
+		h.everybodyHas(list)
+		if h.c.losses != losses {
+			return // done before it was lost, perhaps, and only heard of now
+		}
+		for _, d := range list {
 			h.c.model.ack(d.b, d.at)
 			if q.FUA {
 				h.c.model.durable(d.b, d.at)
 			}
 		}
 	})
+}
+
+// everybodyHas holds that what is complete has reached every replica that counts: one that
+// fails, or is slow, is left behind in the record first.
+func (h *head) everybodyHas(list []*debt) {
+	for _, n := range h.c.nodes {
+		if i := h.c.record.Find(n.holds); i < 0 || h.c.record.Members[i].State != spec.InSync {
+			continue
+		}
+		for _, d := range list {
+			if d.tag != 0 && !n.has[d.tag] {
+				h.c.found("%s completed write %d, which the replica of node %d lacks, that counts", h.name, d.tag, n.i)
+			}
+		}
+	}
 }
 
 // serves notes that the head serves for the first time. What others have under way has

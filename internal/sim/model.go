@@ -58,6 +58,16 @@ func (m *model) begin(b, n int, tag uint64) []int {
 	return at
 }
 
+// beginAgain is begin for a block that is to be what it was before: when that was first, a
+// snapshot can't tell.
+func (m *model) beginAgain(b int, tag uint64) []int {
+	at := m.begin(b, 1, tag)
+	for _, x := range m.taking {
+		x.begun[tag] = 0
+	}
+	return at
+}
+
 // ack notes that a write is complete. A younger one, of a head that took over, may have
 // been complete before.
 func (m *model) ack(b int, at []int) {

@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"encoding/binary"
 	"fmt"
 	"slices"
 	"time"
@@ -35,6 +36,7 @@ type node struct {
 	sessions    map[replica.Session]*conn
 	flying      []*store.Request // changes in the store
 	asked       int              // operations of the store that have not ended
+	has         map[uint64]bool  // writes that the replica has been given, whoever gave them
 	failing     bool             // the store failed, and is to be opened anew
 	times       uint64           // it was
 
@@ -63,7 +65,7 @@ func (n *node) dir() string { return fmt.Sprintf("replica-%d", n.holds[0]) }
 
 // create makes an empty replica, and calls done when the node serves it.
 func (n *node) create(id block.ReplicaID, done func()) {
-	n.holds, n.made = id, false
+	n.holds, n.made, n.has = id, false, make(map[uint64]bool)
 	life := n.life
 	store.Create(n.disk, n.dir(), store.Spec{Volume: n.c.record.Volume, Replica: id, Size: n.c.record.Size}, n.options(),
 		func(err error) {
@@ -300,6 +302,9 @@ func (n *node) storeOp(op replica.Store) {
 			n.c.found("node %d: %v", n.i, err)
 			return
 		}
+		if err == nil {
+			n.given(op.Msg)
+		}
 		self := n.self()
 		n.perform(n.replica.Step(n.now(), replica.Stored{Session: op.Session, ID: op.ID, Answer: answer, Err: err, Changed: &self}))
 	}
@@ -427,6 +432,16 @@ func (n *node) storeOp(op replica.Store) {
 	}
 }
 
+// given notes the writes that a message brought, which is done.
+func (n *node) given(msg wire.Message) {
+	switch msg.(type) {
+	case *wire.Write, *wire.WriteBlocks, *wire.Fill:
+		for data := wire.Data(msg); len(data) > 0; data = data[block.Size:] {
+			n.has[binary.LittleEndian.Uint64(data)] = true
+		}
+	}
+}
+
 // fillWith carries out a Fill: a region whose metadata is damaged is given up for it.
 func (n *node) fillWith(q *store.Request, done func(wire.Message, error), plain func() wire.Message) {
 	reset := false
@@ -465,6 +480,16 @@ func (n *node) alone(q *store.Request) {
 
 // content reads the whole replica as of a generation, for the comparison at the end.
 func (n *node) content(blocks int, gen block.Generation, done func([]byte, error)) {
+	readAll(n.store, blocks, gen, func(data []byte, err error) {
+		if err != nil {
+			err = fmt.Errorf("node %d: %w", n.i, err)
+		}
+		done(data, err)
+	})
+}
+
+// readAll reads a generation of a replica.
+func readAll(r *store.Replica, blocks int, gen block.Generation, done func([]byte, error)) {
 	data := make([]byte, 0, blocks*block.Size)
 	var next func()
 	next = func() {
@@ -478,13 +503,13 @@ func (n *node) content(blocks int, gen block.Generation, done func([]byte, error
 			Data: host.Buffer(count * block.Size), Sums: make([]block.Sum, count)}
 		q.Done = func(q *store.Request) {
 			if q.Err != nil {
-				done(nil, fmt.Errorf("node %d: %w", n.i, q.Err))
+				done(nil, q.Err)
 				return
 			}
 			data = append(data, q.Data...)
 			next()
 		}
-		n.store.Submit(q)
+		r.Submit(q)
 	}
 	next()
 }

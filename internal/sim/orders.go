@@ -83,7 +83,7 @@ func (c *cluster) reconfigure() {
 func (c *cluster) moves() (add []spec.Member, remove []block.ReplicaID) {
 	if c.chance(70) {
 		for _, n := range c.nodes {
-			if n.up && n.replica != nil && c.record.Find(n.holds) < 0 {
+			if n.up && n.replica != nil && c.record.Find(n.holds) < 0 && !n.was { // else it may be given up before it is in the record
 				add = append(add, spec.Member{Replica: n.holds, Node: n.id}) // made earlier
 			} else if n.up && n.holds.IsZero() && c.replicas < 250 {
 				c.replicas++
@@ -107,10 +107,26 @@ func (c *cluster) tidy() {
 	}
 }
 
+// goOnChanging has changes made all the time.
+func (c *cluster) goOnChanging() {
+	if !c.healed {
+		c.change()
+		c.after(c.between(c.lease/20, c.lease), c.goOnChanging)
+	}
+}
+
 // change has the owner take, delete or hold for a snapshot, or grow the volume.
 func (c *cluster) change() {
 	h := c.owner()
 	if h == nil {
+		return
+	}
+	if c.restores && c.chance(25) {
+		h.restore()
+		return
+	}
+	if c.clones && c.chance(40) {
+		c.clone()
 		return
 	}
 	switch k := c.rand.IntN(10); {
@@ -138,6 +154,9 @@ func (h *head) snapshot(until time.Duration) {
 	h.order(ch, func(err error) {
 		h.c.log("%s has snapshot %d: %v", h.name, ch.Generation, err)
 		h.c.model.endSnapshot(x, ch.Generation, err == nil, h.c.losses)
+		if err == nil {
+			h.c.counts.Snapshots++
+		}
 	})
 }
 
@@ -181,6 +200,9 @@ func (h *head) deleteSnapshot() {
 	delete(h.c.model.snapshots, g)
 	h.order(&coordinator.Change{Op: coordinator.DeleteSnapshot, Generation: g}, func(err error) {
 		h.c.log("%s deleted snapshot %d: %v", h.name, g, err)
+		if err == nil {
+			h.c.counts.Deleted++
+		}
 		if err == nil && slices.Contains(h.coord.Record().Snapshots, g) {
 			h.c.found("snapshot %d was deleted and is in the record", g)
 		}
@@ -193,6 +215,7 @@ func (h *head) grow() {
 		h.c.log("%s grows to %d: %v", h.name, size, err)
 		if err == nil {
 			h.c.model.grow(int(size / block.Size))
+			h.c.counts.Grown++
 		}
 	})
 }

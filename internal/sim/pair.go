@@ -72,7 +72,7 @@ func newPair(w *world) *pair {
 		c := w.cluster()
 		c.name = fmt.Sprintf("volume %d: ", i)
 		c.draw()
-		c.power, c.drift, c.bad, c.favourite = false, false, badness{}, -1
+		c.power, c.drift, c.bad, c.favourite, c.restores, c.clones = false, false, badness{}, -1, false, false
 		c.reserved, c.requests = chainsMax, 200
 		c.contents = make(map[block.Generation][]byte)
 		c.build(shape{count: 1 + w.rand.IntN(3), spare: w.rand.IntN(3), blocks: 64})

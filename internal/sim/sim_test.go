@@ -6,10 +6,11 @@ import (
 	"hash/fnv"
 	"os/exec"
 	"strings"
+	"sync"
 	"testing"
 )
 
-// found are seeds that found a bug once, and what it was.
+// found are seeds that found a bug once, or reach what few do, and what that is.
 //
 //go:embed testdata/seeds.txt
 var found string
@@ -29,14 +30,40 @@ func TestSeeds(t *testing.T) {
 		}
 		seeds = append(seeds, seed)
 	}
+	var mu sync.Mutex
+	reached := make(map[string]int)
+	t.Cleanup(func() {
+		t.Logf("of %d runs, what happened in how many: %v", len(seeds), reached)
+		for _, what := range []string{"left behind", "too slow", "resynced", "gates", "losses", "snapshots", "deletions", "growth", "restores", "clones", "groups", "failed groups"} {
+			if reached[what] == 0 {
+				t.Errorf("the simulator does not reach this any more: %s", what)
+			}
+		}
+	})
 	for _, seed := range seeds {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			t.Parallel()
-			if _, err := Run(seed, nil); err != nil {
+			r, err := Run(seed, nil)
+			if err != nil {
 				t.Fatalf("%v\nreplay: make sim SEED=%d", err, seed)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			for what, n := range r.reached() {
+				if n > 0 {
+					reached[what]++
+				}
 			}
 		})
 	}
+}
+
+// reached names what a run did that not every run does. What is looked for above is in one
+// of twenty runs or more, or two hundred could miss it.
+func (r Result) reached() map[string]int {
+	return map[string]int{"left behind": int(r.Stats.Ejected), "too slow": int(r.Stats.Slow), "resynced": int(r.Stats.Resynced), "repaired": int(r.Stats.Repaired),
+		"gates": int(r.Stats.Gated), "losses": r.Losses, "snapshots": r.Snapshots, "deletions": r.Deleted, "growth": r.Grown,
+		"restores": r.Restored, "clones": r.Cloned, "groups": r.Groups, "failed groups": r.GroupsFailed}
 }
 
 // commit returns a number that follows from the commit that is checked out, 1<<32

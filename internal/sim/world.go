@@ -10,6 +10,7 @@ import (
 
 // world is time and chance.
 type world struct {
+	seed   uint64
 	rand   *rand.Rand
 	now    time.Duration
 	events eventHeap
@@ -20,7 +21,15 @@ type world struct {
 }
 
 func newWorld(seed uint64, trace func(string)) *world {
-	return &world{rand: rand.New(rand.NewPCG(seed, 0x51a)), trace: trace}
+	return &world{seed: seed, rand: rand.New(rand.NewPCG(seed, 0x51a)), trace: trace}
+}
+
+// option returns what an option of the run is drawn from: each has numbers of its own, so
+// that a new option changes those runs only that have it.
+func (w *world) option(name string) *rand.Rand {
+	h := fnv.New64a()
+	h.Write([]byte(name))
+	return rand.New(rand.NewPCG(w.seed, h.Sum64()))
 }
 
 type event struct {
