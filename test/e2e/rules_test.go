@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"fmt"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -53,6 +54,19 @@ func (c *cluster) detach(volume string) {
 func mounted(path string) bool {
 	mounts, _ := os.ReadFile("/proc/self/mounts")
 	return strings.Contains(string(mounts), " "+path+" ")
+}
+
+// standsStill reports whether all threads of a process are stopped, which a signal takes a
+// while for.
+func standsStill(pid int) bool {
+	threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+	for _, name := range threads {
+		raw, _ := os.ReadFile(name)
+		if _, behind, _ := strings.Cut(string(raw), ") "); !strings.HasPrefix(behind, "T") {
+			return false
+		}
+	}
+	return len(threads) > 0
 }
 
 // awaitNodes waits until all nodes are up.
@@ -236,10 +250,18 @@ func TestRules(t *testing.T) {
 		data := n1.pid("data")
 		must(t, syscall.Kill(data, syscall.SIGSTOP))
 		defer syscall.Kill(data, syscall.SIGCONT)
+		c.await("the data process stands still", func(context.Context) bool { return standsStill(data) })
 		hangs := exec.Command("dd", "if="+device, "of=/dev/null", "bs=4k", "count=1", "iflag=direct")
 		must(t, hangs.Start())
 		ended := make(chan error, 1)
 		go func() { ended <- hangs.Wait() }()
+		loop, err := filepath.EvalSymlinks(device)
+		must(t, err)
+		c.await("the read waits", func(context.Context) bool { // before the device is gone, and reads as an empty one
+			raw, _ := os.ReadFile(filepath.Join("/sys/block", filepath.Base(loop), "inflight"))
+			f := strings.Fields(string(raw))
+			return len(f) == 2 && f[0] != "0"
+		})
 		n1.mustCLI("volume", "abort", "stuck", "--here", "--config", n1.path("run/node.yaml"))
 		select {
 		case err := <-ended:
