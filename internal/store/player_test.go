@@ -431,6 +431,11 @@ func (l *life) live(steps, lives int) {
 		l.disk.CrashAfter(-1)
 		l.die(how)
 		l.disk.Heal()
+		if how == killed {
+			for range l.rand.IntN(3) {
+				l.shortLife(p)
+			}
+		}
 		if err := l.reopen(how); err != nil {
 			l.fatal("life %d ended by %v: %w", n, how, err)
 		}
@@ -439,6 +444,31 @@ func (l *life) live(steps, lives int) {
 		}
 		l.useClones()
 	}
+}
+
+// shortLife is a process that writes a little, where it is known what there is, and is
+// killed: before anybody has looked at anything, which puts much in order.
+func (l *life) shortLife(p *player) {
+	l.must(l.open())
+	if !l.m.settleControl(l.r.Manifest()) {
+		l.fatal("the manifest is %v: %w", l.r.Manifest(), error(nil))
+	}
+	for range l.rand.IntN(4) {
+		e := p.place()
+		from, to := l.m.in(e)
+		known := true
+		for i := from; i < to; i++ {
+			known = known && l.m.acked[i] == len(l.m.history[i]) && !l.m.doubt[i]
+		}
+		if !known {
+			continue
+		}
+		tag := l.m.newTag()
+		l.m.begin(e, tag)
+		l.must(l.do(writeOf(e.Start, int(e.Count), tag)))
+		l.m.end(e)
+	}
+	l.die(killed)
 }
 
 // useClones writes to clones, deletes some, and so finds out whether the origin notices.

@@ -67,6 +67,7 @@ func (t *task) openJournal(clean uint64) error {
 		j.last--
 	}
 	var void []mapping
+	found := false
 	for n := tail; n < next; n++ {
 		for _, m := range h.blocks[n].records {
 			if same && n > h.proven && m.kind == mapData {
@@ -79,6 +80,7 @@ func (t *task) openJournal(clean uint64) error {
 					void = append(void, m)
 					continue
 				}
+				found = true
 			}
 			if err := r.collect(logged{m, n}, end); err != nil {
 				return err
@@ -86,7 +88,27 @@ func (t *task) openJournal(clean uint64) error {
 		}
 	}
 	r.checkReplay()
-	return t.cancelVoid(void)
+	if err := t.cancelVoid(void); err != nil || !found || len(void) > 0 { // what cancels proves the rest
+		return err
+	}
+	return t.proveFound()
+}
+
+// proveFound journals that the data of what recovery found has arrived, before any of it is
+// written again in place: the next process would compare what is there then with the sums
+// of the first writes, and take them for writes that never arrived.
+func (t *task) proveFound() error {
+	r := t.r
+	j := &r.journal
+	if j.room() <= -ringReserve/2 {
+		return fault.E("store.Open", fault.Internal, r.man.Volume, fmt.Errorf("the journal has no room for a proof"))
+	}
+	for want := j.next; j.written < want && r.broken == nil; {
+		j.marking = t
+		r.writeJournal()
+		t.park()
+	}
+	return r.broken
 }
 
 // checkReplay reports regions that the journal knows first writes of, and whose records
