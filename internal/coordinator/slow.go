@@ -26,7 +26,7 @@ func (c *Coordinator) leftBehind(now time.Duration, x *member) {
 	case x.counted == 0 || now-x.counted > 10*c.opts.Lease:
 		x.offences = 0
 	default:
-		x.parole = now + min(c.opts.Lease<<x.offences, paroleMax)
+		x.parole = max(x.parole, now+min(c.opts.Lease<<x.offences, paroleMax)) // it may have been slow, too
 		x.offences = min(x.offences+1, 16)
 	}
 }

@@ -271,6 +271,15 @@ func TestAReplicaThatFailsAgainAndAgainIsLeftAloneForAMinuteAtMost(t *testing.T)
 	}
 }
 
+func TestOneThatWasSlowIsNotLetInSoonerForHavingFailedBefore(t *testing.T) {
+	s := attached(t, 2)
+	x := s.c.members[1]
+	x.counted, x.parole = s.now+1, s.now+time.Minute
+	if s.c.leftBehind(s.now+time.Millisecond, x); x.parole != s.now+time.Minute || x.offences != 1 {
+		t.Fatalf("parole until %v at %v, %d offences", x.parole, s.now, x.offences)
+	}
+}
+
 func TestHealthyHasNoConditions(t *testing.T) {
 	s := attached(t, 2)
 	if list := s.c.Health(s.now); len(list) != 0 {

@@ -33,12 +33,14 @@ type head struct {
 	readsOnly   bool // its client has no more to write
 	wrote       int  // writes completed
 	incarnation uint64
-	slow        int // how often it found a replica too slow
+	slow        int                               // how often it found a replica too slow
+	slowNow     []block.ReplicaID                 // those that it said were slow, at the last tick
+	parole      map[block.ReplicaID]time.Duration // until when those are left alone that were too slow
 }
 
 // attach starts a coordinator on node n, from the record as it is now.
 func (c *cluster) attach(n *node) *head {
-	h := &head{c: c, name: fmt.Sprintf("head %d", len(c.heads)), node: n, life: n.life, left: -1, orders: make(map[*coordinator.Change]func(error)), busy: make([]bool, len(c.model.blocks))}
+	h := &head{c: c, name: fmt.Sprintf("head %d", len(c.heads)), node: n, life: n.life, left: -1, parole: make(map[block.ReplicaID]time.Duration), orders: make(map[*coordinator.Change]func(error)), busy: make([]bool, len(c.model.blocks))}
 	c.nextInc++
 	h.incarnation = c.nextInc
 	h.coord = coordinator.New(c.record, coordinator.Options{Node: n.id, Incarnation: c.nextInc, Lease: c.lease, ReplicaTimeout: c.patience, CleanEvery: c.cleanEvery, SlowAfter: c.lease / slowAfter, SlowFor: c.lease / slowFor})
@@ -66,6 +68,14 @@ func (h *head) tick() {
 		h.stopped()
 		h.end()
 		return
+	}
+	if h.c.bad.slow {
+		h.slowNow = nil
+		for _, x := range h.coord.Health(h.node.now()) {
+			if x.Kind == coordinator.Slow {
+				h.slowNow = append(h.slowNow, x.Replica)
+			}
+		}
 	}
 	h.use()
 	if h.c.onTick != nil {
@@ -129,7 +139,7 @@ func (h *head) step(ev coordinator.Event) {
 const slowAfter, slowFor = 4, 2
 
 // watchSlow holds what is promised of a replica that is too slow: it is never the last one,
-// who asks after the volume's health is told, and it is left alone for a while.
+// and who asks after the volume's health was told. It is left alone for a while: see propose.
 func (h *head) watchSlow() {
 	count := int(h.coord.Stats().Slow)
 	if count == h.slow {
@@ -140,8 +150,11 @@ func (h *head) watchSlow() {
 	if h.coord.Record().InSync() < 2 {
 		h.c.found("%s finds the last replica too slow", h.name)
 	}
-	if len(h.coord.Health(h.node.now())) == 0 {
-		h.c.found("%s finds a replica too slow and says that all is well", h.name)
+	if len(h.slowNow) == 0 && h.c.bad.slow {
+		h.c.found("%s finds a replica too slow, and has said of none that it is slow", h.name)
+	}
+	if len(h.slowNow) == 1 {
+		h.parole[h.slowNow[0]] = h.node.now() + 4*h.c.lease/slowFor
 	}
 }
 
@@ -458,6 +471,11 @@ func (c *cluster) propose(h *head, next spec.Record) {
 			return // it died before it was sent
 		}
 		ok := next.Version == c.record.Version+1
+		for _, m := range next.Members {
+			if i := c.record.Find(m.Replica); ok && i >= 0 && m.State == spec.InSync && c.record.Members[i].State != spec.InSync && h.node.now() < h.parole[m.Replica] {
+				c.found("%s lets a replica count again that was too slow just now", h.name)
+			}
+		}
 		if ok {
 			c.rejoined(h, next)
 			c.record = next.Clone()
