@@ -21,7 +21,6 @@ type restore struct {
 	x      *snapshot // what it may have; nil when that is not known
 	losses int
 	todo   []block.Extent
-	own    *node // whose replica says what was written since, or nil
 }
 
 // restoreBlocksMax is the size of volumes that are restored: larger ones take too long.
