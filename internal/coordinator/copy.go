@@ -126,8 +126,18 @@ func (c *Coordinator) compare(now time.Duration, k *copying, fx *Effects) {
 	c.moveRuns(now, k, fx)
 }
 
+// stale reports whether a copy is for an attempt to catch up that was given up. What it would
+// still give could meet what the next attempt gives, which relies on the first one having
+// ended with the promise that came between.
+func (c *Coordinator) stale(k *copying) bool {
+	return k.sync != nil && c.members[k.members[1]].sync != k.sync
+}
+
 // moveRuns begins to move runs, and ends the copy after the last one.
 func (c *Coordinator) moveRuns(now time.Duration, k *copying, fx *Effects) {
+	if c.stale(k) {
+		k.fail(errGone)
+	}
 	c.moveTogether(k, fx)
 	for k.failed == nil && k.flying < runsMax && len(k.runs) > 0 {
 		run := k.runs[0]
@@ -301,7 +311,7 @@ func (c *Coordinator) put(k *copying, run copyRun, msg wire.Message, fx *Effects
 
 // give has a member make a change.
 func (c *Coordinator) give(k *copying, m int, msg wire.Message, fx *Effects) {
-	if c.members[m].promised != c.rec.Epoch {
+	if c.members[m].promised != c.rec.Epoch || c.stale(k) {
 		k.fail(errGone)
 		return
 	}
