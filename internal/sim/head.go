@@ -365,8 +365,12 @@ func (h *head) changeAll(q *coordinator.Request, list []*debt, done func(error))
 }
 
 // everybodyHas holds that what is complete has reached every replica that counts: one that
-// fails, or is slow, is left behind in the record first.
+// fails, or is slow, is left behind in the record first. What the owner before hears of late
+// may have been filled in to those that count with the next.
 func (h *head) everybodyHas(list []*debt) {
+	if h.c.record.Incarnation != h.incarnation {
+		return
+	}
 	for _, n := range h.c.nodes {
 		if i := h.c.record.Find(n.holds); i < 0 || h.c.record.Members[i].State != spec.InSync {
 			continue
