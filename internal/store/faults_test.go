@@ -378,3 +378,28 @@ func TestAWriteInPlaceSurvivesASecondKill(t *testing.T) {
 	g.expect(0, 2, 2, 2)
 	g.expect(0, 4, 2, 1)
 }
+
+// TestAWriteThatFoundNoSpaceStaysAway has a block come, go, and fail to come again to the
+// same slot: what is taken back is the last of the two. Otherwise the first was, and the one
+// that failed was there after the death of the process.
+func TestAWriteThatFoundNoSpaceStaysAway(t *testing.T) {
+	disk := simdisk.New(simdisk.Options{Seed: 1})
+	g := newRig(t, disk, 1<<30, Options{Boot: 1})
+	g.write(6, 1, 1)
+	g.flush()
+	g.zero(6, 1)
+	disk.SetCapacity(used(disk))
+	if err := g.do(writeOf(6, 1, 2)); !fault.Is(err, fault.NoSpace) {
+		t.Fatalf("the write of a hole on a full disk: %v", err)
+	}
+	g.flush()
+	g.expect(0, 6, 1, 0)
+	g.r.Abandon()
+	disk = disk.Kill()
+	g.disk = disk
+	g.must(g.open())
+	g.expect(0, 6, 1, 0)
+	if u, err := g.usage(); err != nil || u.Stored != 0 {
+		t.Errorf("%d bytes are stored, %v", u.Stored, err)
+	}
+}

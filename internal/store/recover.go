@@ -248,7 +248,7 @@ func (r *Replica) collect(m logged, end uint64) error {
 	key := tableKey{m.region(), m.gen}
 	list := r.journal.replay[key]
 	if m.kind == mapCancel {
-		for i := range list {
+		for i := len(list) - 1; i >= 0; i-- { // the last one: before it the same blocks may have come and gone in the same slots
 			c := &list[i]
 			if c.kind == mapData && c.first == m.first && c.count == m.count && c.slot == m.slot {
 				r.journal.replay[key] = append(list[:i:i], list[i+1:]...)
