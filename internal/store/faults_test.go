@@ -379,6 +379,33 @@ func TestAWriteInPlaceSurvivesASecondKill(t *testing.T) {
 	g.expect(0, 4, 2, 1)
 }
 
+// TestAnIntentIsDurableWhoeverNotedIt has a process die while it notes that a region will be
+// written. The next one finds the note, which is not on the disk yet, and writes; then power
+// is lost. The region must say that it may differ from its copies.
+func TestAnIntentIsDurableWhoeverNotedIt(t *testing.T) {
+	disk := simdisk.New(simdisk.Options{Seed: 1})
+	g := newRig(t, disk, 1<<30, Options{Boot: 1})
+	disk.Inject(simdisk.Rule{Kind: host.OpSync, Path: g.dir + "/regions", Effect: simdisk.Stall})
+	g.submit(writeOf(6, 1, 1), func(error) {})
+	for range 100 {
+		disk.Poll(0)
+	}
+	g.r.Abandon()
+	disk = disk.Kill()
+	disk.Heal()
+	g.disk = disk
+	g.must(g.open())
+	g.write(6, 1, 2)
+	g.r.Abandon()
+	disk = disk.Crash(simdisk.KeepNone)
+	g.opts.Boot++
+	g.disk = disk
+	g.must(g.open())
+	if list := g.r.Regions(0, 10); len(list) != 1 || !list[0].Dirty {
+		t.Errorf("the regions are %+v", list)
+	}
+}
+
 // TestAWriteThatFoundNoSpaceStaysAway has a block come, go, and fail to come again to the
 // same slot: what is taken back is the last of the two. Otherwise the first was, and the one
 // that failed was there after the death of the process.

@@ -130,17 +130,32 @@ func (t *task) flushOnce() error {
 		fl.created = false
 		fl.ops = append(fl.ops, host.Op{Kind: host.OpSyncDir, Path: r.path("chunks")})
 	}
-	err := t.doAll(fl.ops)
+	err := t.syncAlone(fl.ops)
 	for _, f := range fl.files {
 		f.refs--
 	}
 	clear(fl.files)
 	if err != nil {
-		return r.fail(fault.Wrap("store.Flush", err))
+		return fault.Wrap("store.Flush", err)
 	}
 	if through > j.durable || fl.disown {
 		fl.disown = false
 		return t.mark(max(through, j.durable))
+	}
+	return nil
+}
+
+// syncAlone performs syncs of chunk files, with no other beside them: of two that lose the
+// same data the kernel tells one, and the other that all is well.
+func (t *task) syncAlone(ops []host.Op) error {
+	r := t.r
+	t.lock(&r.syncs)
+	defer t.unlock(&r.syncs)
+	if r.broken != nil {
+		return r.broken
+	}
+	if err := t.doAll(ops); err != nil {
+		return r.fail(err)
 	}
 	return nil
 }

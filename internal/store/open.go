@@ -380,7 +380,7 @@ func (r *Replica) decodeRecords(i int, b []byte) {
 			rg.lastWrite = 1 // by an earlier process: not to be cleaned before a Clean of this one's
 			rg.suspect = r.man.Journal == 0
 			r.regions.dirty = append(r.regions.dirty, n)
-			if r.lost != nil { // the kernel may show a record that the disk does not have
+			if rg.suspect { // what a process wrote and did not live to sync is shown, and may not be on the disk
 				r.regions.put(n)
 			}
 		}

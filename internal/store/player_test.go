@@ -246,7 +246,7 @@ func (p *player) clean() { p.startClean() }
 
 func (p *player) promise() {
 	if p.m.maybe.promise == 0 {
-		p.startPromise(p.m.promised + block.Epoch(p.rand.IntN(3)))
+		p.startPromise(max(1, p.m.promised+block.Epoch(p.rand.IntN(3)))) // 0 is none
 	}
 }
 

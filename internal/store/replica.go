@@ -63,6 +63,7 @@ type Replica struct {
 	man      Manifest         // as it is on disk; while a snapshot is sealed, as it will be
 	unsealed block.Generation // the live one while it is not decided whether Sealing has ended
 	manLock  taskLock
+	syncs    taskLock // of chunk files, see syncAlone
 	growLock taskLock
 	session  uint32
 	lock     host.File

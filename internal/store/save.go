@@ -372,7 +372,7 @@ func (t *task) writeTables(tables []*table, buf []byte) error {
 	if err := t.doAll(ops); err != nil {
 		return err
 	}
-	return t.doAll(syncs)
+	return t.syncAlone(syncs)
 }
 
 // advanceTail lets the journal forget what every table on disk has.
