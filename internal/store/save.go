@@ -320,8 +320,9 @@ func (t *task) withOlder(tables []*table) ([]*table, error) {
 			if g >= tab.gen {
 				break
 			}
-			if len(r.journal.replay[key]) > 0 {
-				if _, err := t.loadTable(key); err != nil {
+			rg, more := r.regions.at(tab.region), len(r.journal.replay[key]) > 0
+			if more || rg.suspect && g >= rg.since { // a copy of it may be torn
+				if _, err := t.loadTable(key); err != nil && (more || !fault.Is(err, fault.Corrupt)) {
 					return nil, err
 				}
 			}
