@@ -359,6 +359,9 @@ func (c *Coordinator) goOnGrow(ch *Change, fx *Effects) {
 	case ch.step == fresh:
 		ch.step = tells
 		c.growing = ch.Size
+		for _, x := range c.members {
+			x.refusedSize = nil // there may be space by now
+		}
 		fallthrough
 	case ch.step == tells:
 		for m, x := range c.members {
@@ -406,7 +409,7 @@ func (c *Coordinator) fit(m int, fx *Effects) bool {
 		})
 	}
 	size := max(c.rec.Size, c.growing)
-	if x.size < size && !x.resizing && x.refusedSize == nil {
+	if x.size < size && !x.resizing && (x.refusedSize == nil || size == c.rec.Size) { // what is recorded it must have
 		x.resizing = true
 		c.ask(m, &wire.Grow{Epoch: c.rec.Epoch, Size: size}, fx, func(_ time.Duration, m int, msg wire.Message, fx *Effects) {
 			x.resizing = false

@@ -516,3 +516,32 @@ func TestACopyGivesNothingForAnAttemptThatWasGivenUp(t *testing.T) {
 		t.Errorf("%d messages are sent while it goes on, %v", len(fx.Send), k.failed)
 	}
 }
+
+// What a replica refused for lack of space it is asked for again when somebody orders it
+// again. Found by seed 985000426 of the simulator, where a replica was never filled.
+func TestGrowthThatWasRefusedCanBeOrderedAgain(t *testing.T) {
+	s := attached(t, 2)
+	answer := func(a wire.Message) {
+		t.Helper()
+		for i, x := range s.sent {
+			if _, ok := x.Msg.(*wire.Grow); ok && x.Member == 1 {
+				s.sent[i].Msg = nil
+				s.step(Received{Member: 1, ID: x.ID, Msg: a})
+				return
+			}
+		}
+		t.Fatal("the replica is not asked to grow")
+	}
+	refused := s.order(&Change{Op: Grow, Size: 2 << 30})
+	answer(&wire.Fail{Status: fault.NoSpace, Text: "the disk is full"})
+	s.settle()
+	if !fault.Is(refused.Err, fault.NoSpace) || s.c.Record().Size != 1<<30 {
+		t.Fatalf("%v, the volume has %d bytes", refused.Err, s.c.Record().Size)
+	}
+	again := s.order(&Change{Op: Grow, Size: 2 << 30})
+	answer(&wire.Done{})
+	s.settle()
+	if again.Err != nil || s.c.Record().Size != 2<<30 {
+		t.Fatalf("%v, the volume has %d bytes", again.Err, s.c.Record().Size)
+	}
+}
