@@ -251,6 +251,16 @@ func refusesEverything(l *life) {
 	}
 }
 
+// killed has the process killed, and another one open the replica on what is its disk then.
+func (g *rig) killed(disk *simdisk.Disk) *simdisk.Disk {
+	g.t.Helper()
+	g.r.Abandon()
+	disk = disk.Kill()
+	g.disk = disk
+	g.must(g.open())
+	return disk
+}
+
 // TestWhatWasLostDoesNotComeBack has a replica fail while its journal says, not durably,
 // that a block is a hole. The process that comes next forgets that, writes the block where
 // it was, and accepts the loss. The one after it must not find the hole again: found by
@@ -258,13 +268,7 @@ func refusesEverything(l *life) {
 func TestWhatWasLostDoesNotComeBack(t *testing.T) {
 	disk := simdisk.New(simdisk.Options{Seed: 1})
 	g := newRig(t, disk, 1<<30, Options{Boot: 1})
-	again := func() {
-		g.t.Helper()
-		g.r.Abandon()
-		disk = disk.Kill()
-		g.disk = disk
-		g.must(g.open())
-	}
+	again := func() { disk = g.killed(disk) }
 	g.write(6, 1, 1)
 	g.flush()
 	g.zero(6, 1)
@@ -364,13 +368,7 @@ func TestWhoWaitsForARegionThatCanNotBeSettledFindsOut(t *testing.T) {
 func TestAWriteInPlaceSurvivesASecondKill(t *testing.T) {
 	disk := simdisk.New(simdisk.Options{Seed: 1})
 	g := newRig(t, disk, 1<<30, Options{Boot: 1})
-	again := func() {
-		g.t.Helper()
-		g.r.Abandon()
-		disk = disk.Kill()
-		g.disk = disk
-		g.must(g.open())
-	}
+	again := func() { disk = g.killed(disk) }
 	g.write(2, 4, 1)
 	again()
 	g.write(2, 2, 2)

@@ -167,7 +167,11 @@ func (rt *regionTable) each(f func(n block.Region, rg *region) bool) {
 // put notes that the record of region n must go to disk with the next commit.
 func (rt *regionTable) put(n block.Region) {
 	rt.at(n).commit = rt.next
-	if i := int(n) / perTabBlock; !slices.Contains(rt.changed, i) {
+	i, last := int(n)/perTabBlock, len(rt.changed)-1
+	if last >= 0 && rt.changed[last] == i {
+		return // as with every region but the first of a block, when a replica is opened
+	}
+	if !slices.Contains(rt.changed, i) {
 		rt.changed = append(rt.changed, i)
 	}
 }
